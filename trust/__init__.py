@@ -1,0 +1,1 @@
+"""Decides: records, rules and errors. Standard library only; no await, no input or output."""
