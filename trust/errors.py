@@ -183,6 +183,12 @@ class SignatureInTheFuture(PostRefusal):
     code = "signature-in-the-future"
 
 
+class SignedForAnotherList(PostRefusal):
+    """The signed headers inside name other addresses, and not this list's (surreptitious forwarding)."""
+
+    code = "signed-for-another-list"
+
+
 class AlreadyPosted(PostRefusal):
     """The same signature was posted before (replay)."""
 
@@ -236,6 +242,12 @@ class ReplayedEvent(EventRefusal):
     code = "event-replayed"
 
 
+class NotAMember(EventRefusal):
+    """Written by somebody in the room who is not a member of the group. params: user."""
+
+    code = "not-a-member"
+
+
 class UnverifiedDevice(EventRefusal):
     """Sent from a device that its owner has not cross-signed. params: user, device."""
 
@@ -247,7 +259,7 @@ class MalformedEvent(EventRefusal):
 
 
 class Undecryptable(EventRefusal):
-    """The room key is missing: kept, and tried again when the key comes."""
+    """The room key is missing: kept, and tried again when the key comes. params: session_id."""
 
     code = "event-undecryptable"
     retryable = True
@@ -466,6 +478,12 @@ class RelayNotTrusted(RelayFault):
 
     code = "relay-not-trusted"
     retryable = True
+
+
+class GivenUp(RelayFault):
+    """Tried for as long as the settings allow. params: reference, member, days."""
+
+    code = "given-up"
 
 
 class NoUsableKey(RelayFault):

@@ -1,0 +1,23 @@
+"""When to try again, and when to give up."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+STEPS: Final = tuple(timedelta(minutes=m) for m in (1, 2, 5, 15, 30, 60))
+FIRST: Final = timedelta(seconds=5)
+"""The first retry comes soon: most faults are a restart or a dropped connection."""
+SPREAD: Final = 0.2
+"""Each wait is made up to 20 % shorter or longer, so that what failed together is not retried together."""
+
+
+def wait(attempts: int, chance: float) -> timedelta:
+    """How long to wait after ``attempts`` failed tries (1 or more); ``chance`` is a random number in [0, 1)."""
+    step = FIRST if attempts <= 1 else STEPS[min(attempts - 2, len(STEPS) - 1)]
+    return step * (1 + SPREAD * (2 * chance - 1))
+
+
+def over(age: timedelta, give_up_after: timedelta) -> bool:
+    """Whether something first tried ``age`` ago is given up now."""
+    return age >= give_up_after
