@@ -132,8 +132,8 @@ class Copy:
     post: Post
     recipient: str
     references: tuple[str, ...]
-    session_key: bytes = field(repr=False)
-    packet: bytes = field(repr=False)
+    message: bytes = field(repr=False)
+    """The armoured OpenPGP message: this member's session-key packet and the shared data packet, and no other."""
 
 
 class MailDoor(Protocol):
