@@ -166,3 +166,5 @@ class Post:
     thread_root: str | None = None
     """The Matrix thread it belongs to, by its root event."""
     parent_id: PostId | None = None
+    note: str = ""
+    """Facts on the author that readers see beside the name ("by mail, key …1A2B3C4D"); never contents."""
