@@ -70,9 +70,7 @@ class Alarms:
         if not room and not readers:
             return
         once = Once(_key(group, error, about), self._clock.now(), who)
-        await self._notify(
-            group, self._phrases.explain(error), room=room, members=readers, answers=answers, once=once
-        )
+        await self._notify(group, self._phrases.explain(error), room=room, members=readers, answers=answers, once=once)
 
     async def _concerned(self, tx: Store, group: Group, error: SecirError) -> Member | None:
         user, name = error.params.get("user"), error.params.get("member")
@@ -92,5 +90,8 @@ class Alarms:
 
 def _key(group: Group, error: SecirError, about: Member | None) -> str:
     """What makes two notices the same: the error, the group, the member, and the device if there is one."""
-    subject = [str(about.id) if about else "", *(str(error.params.get(k, "")) for k in ("user", "device", "session_id"))]
+    subject = [
+        str(about.id) if about else "",
+        *(str(error.params.get(k, "")) for k in ("user", "device", "session_id")),
+    ]
     return "/".join([error.code, str(group.id), *subject])

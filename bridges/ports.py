@@ -65,7 +65,8 @@ class Safe(Protocol):
     async def open(self, group: Group, message: bytes, signers: Sequence[PublicKey]) -> Opened:
         """Decrypt ``message`` (armoured or binary) with the list's key and verify it against ``signers``.
 
-        Raises NotForThisList, BrokenEncryption, NotSigned, BadSignature, UnknownSigner, SafeUnavailable, ListKeyMissing.
+        Raises NotForThisList, BrokenEncryption, NotSigned, BadSignature, UnknownSigner, SafeUnavailable,
+        ListKeyMissing.
         """
         ...
 
@@ -78,6 +79,10 @@ class Safe(Protocol):
 
         Raises SafeUnavailable, ListKeyMissing.
         """
+        ...
+
+    def armour(self, session_key: bytes, packet: bytes) -> bytes:
+        """One reader's own message: the session-key packet and the shared data packet, armoured with a CRC."""
         ...
 
 
@@ -213,7 +218,7 @@ class RoomDoor(Protocol):
         ...
 
     async def read(self, group: Group, event: Mapping[str, object]) -> RoomMessage | None:
-        """Decrypt a stored event; None if there is nothing in it for the list (a reaction, a redaction, a verification step).
+        """Decrypt a stored event; None if nothing in it is for the list (a reaction, a step of a verification).
 
         Raises EventRefusal, HomeserverFault.
         """

@@ -11,7 +11,7 @@ from typing import Final, Generic, TypeVar
 
 import structlog
 
-from trust.errors import SafeUnavailable, SecirError, StoreFault
+from trust.errors import SecirError, StoreFault, Unexpected
 
 Item = TypeVar("Item")
 
@@ -95,9 +95,3 @@ class Worker(Generic[Item]):
         except Exception as error:  # the boundary: one bad row must never stop the others
             log.exception("worker.unexpected", worker=self._name, error=type(error).__name__)
             await self._fail(item, Unexpected())
-
-
-class Unexpected(SafeUnavailable):
-    """A mistake of our own: the row is kept and tried again, and the log holds the place."""
-
-    code = "unexpected"

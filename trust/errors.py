@@ -562,6 +562,13 @@ class SecretUnreadable(StoreFault):
     code = "secret-unreadable"
 
 
+class Unexpected(Fault):
+    """A mistake of our own: the row is kept and tried again, and the log holds the place."""
+
+    code = "unexpected"
+    retryable = True
+
+
 class SetupFault(Fault):
     pass
 
