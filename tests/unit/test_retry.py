@@ -1,0 +1,28 @@
+"""When work is tried again, and when it is given up."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trust.retry import over, wait
+
+
+def test_the_first_retry_comes_after_seconds_and_the_later_ones_after_minutes() -> None:
+    minutes = [wait(attempt, 0.5) / timedelta(minutes=1) for attempt in range(2, 9)]
+    assert wait(1, 0.5) == timedelta(seconds=5)
+    assert minutes == [1, 2, 5, 15, 30, 60, 60]
+
+
+@given(attempts=st.integers(1, 1000), chance=st.floats(0, 1, exclude_max=True))
+def test_chance_moves_a_retry_by_a_fifth_at_most(attempts: int, chance: float) -> None:
+    middle = wait(attempts, 0.5)
+    assert 0.8 * middle <= wait(attempts, chance) <= 1.2 * middle
+
+
+def test_work_is_given_up_when_its_time_is_over_and_not_before() -> None:
+    limit = timedelta(days=5)
+    assert over(limit, limit)
+    assert not over(limit - timedelta(seconds=1), limit)
