@@ -65,12 +65,18 @@ class Worker(Generic[Item]):
         self._fail = fail
         self._bell = bell
         self._poll = poll
+        self._stopping = False
 
     async def run(self) -> None:
-        """Work for ever; ends by cancellation only."""
-        while True:
-            if not await self.step():
+        """Work until ``stop``; then the item in hand is finished and no other is claimed."""
+        while not self._stopping:
+            if not await self.step() and not self._stopping:
                 await self._bell.wait(self._poll)
+
+    def stop(self) -> None:
+        """Claim nothing more."""
+        self._stopping = True
+        self._bell.ring()
 
     async def step(self) -> bool:
         """Handle one item. False: nothing was due, or the store is away."""
