@@ -597,5 +597,11 @@ class IdentityElsewhere(SetupFault):
     code = "identity-elsewhere"
 
 
+class DeviceKeysDiffer(SetupFault):
+    """The homeserver shows other keys for our own device than we hold, or none: only a new device helps."""
+
+    code = "device-keys-differ"
+
+
 class RecoveryKeyWrong(SetupFault):
     code = "recovery-key-wrong"
