@@ -1,0 +1,1 @@
+"""What holds SECIR to its promises."""

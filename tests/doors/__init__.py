@@ -1,0 +1,1 @@
+"""Each door against the real thing behind it."""

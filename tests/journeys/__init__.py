@@ -1,0 +1,1 @@
+"""Whole ways through the bridge, from a person to a person."""

@@ -1,0 +1,1 @@
+"""The storage suite, on SQLite and on PostgreSQL."""
