@@ -51,6 +51,15 @@ class MatrixRefused(RuntimeError):
         self.status = status
         self.answer = answer
 
+    @classmethod
+    def read(cls, status: int, data: bytes) -> Self:
+        """From an answer's body, which may be anything."""
+        try:
+            answer = json.loads(data)
+        except ValueError:
+            answer = {"error": data[:200].decode(errors="replace")}
+        return cls(status, answer if isinstance(answer, dict) else {})
+
 
 @dataclass(frozen=True, slots=True)
 class Account:
@@ -191,7 +200,7 @@ class Synapse:
                 return dict(json.load(response))
         except urllib.error.HTTPError as error:
             with error:
-                raise MatrixRefused(error.code, _object(error.read())) from error
+                raise MatrixRefused.read(error.code, error.read()) from error
 
     def state(self, room_id: str, *, token: str) -> dict[tuple[str, str], dict[str, Any]]:
         """The room's state as the server has it: ``{(type, state key): content}``."""
@@ -284,11 +293,3 @@ class Synapse:
             },
             "root": {"level": "WARNING", "handlers": ["file"]},
         }
-
-
-def _object(data: bytes) -> dict[str, Any]:
-    try:
-        answer = json.loads(data)
-    except ValueError:
-        return {"error": data[:200].decode(errors="replace")}
-    return answer if isinstance(answer, dict) else {}
