@@ -556,6 +556,12 @@ class SchemaOutdated(StoreFault):
     code = "schema-outdated"
 
 
+class SchemaTooNew(StoreFault):
+    """A newer program has upgraded this database. params: found, wanted."""
+
+    code = "schema-too-new"
+
+
 class SecretUnreadable(StoreFault):
     """A sealed secret does not open with the configured secret key. params: name."""
 

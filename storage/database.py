@@ -1,0 +1,168 @@
+"""The database: how it is opened, checked, upgraded, and what one transaction is.
+
+Owns the engine and the translation of the drivers' errors; knows no table.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import URL, Connection, event, make_url
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from storage import versions
+from storage.secrets import Sealer
+from storage.store import Store
+from trust.errors import BadValue, SchemaOutdated, SchemaTooNew, StoreAway
+
+DRIVERS: Final = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
+BUSY_TIMEOUT_MS: Final = 10_000
+"""How long SQLite waits for another process's transaction."""
+STATEMENT_TIMEOUT_S: Final = 60
+"""How long PostgreSQL may take for one statement before it counts as away."""
+PRAGMAS: Final = (
+    f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}",
+    "PRAGMA journal_mode = WAL",
+    # FULL: in WAL mode NORMAL may lose the last commits in a power cut, and we answered 250 for them.
+    "PRAGMA synchronous = FULL",
+    "PRAGMA secure_delete = ON",
+    "PRAGMA trusted_schema = OFF",
+)
+
+
+class Database:
+    """One SQLite file or one PostgreSQL database.
+
+    ``url`` is ``sqlite:///path`` or ``postgresql://user@host/name``, without a driver; ``secret`` is the operator's
+    secret key (32 bytes), from which the key of the sealed secrets is derived. Raises BadValue for another kind of URL.
+    """
+
+    def __init__(self, url: str, secret: bytes) -> None:
+        self._url = _with_driver(url)
+        self._sealer = Sealer(secret)
+        self._engine = _engine(self._url)
+
+    async def open(self) -> None:
+        """See that the schema is the one this program knows. Raises SchemaOutdated, SchemaTooNew, StoreAway."""
+        wanted = versions.newest()
+        found = None if self._is_missing() else await self._found()
+        if found == wanted:
+            return
+        if found is not None and not versions.is_known(found):
+            raise SchemaTooNew(found=found, wanted=wanted)
+        raise SchemaOutdated(found=found or "none", wanted=wanted)
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+    async def upgrade(self) -> None:
+        """Bring the schema up to date, in one transaction; an empty database gets its tables.
+
+        It runs on the loop, not in a thread: the drivers are asynchronous. Raises SchemaTooNew, StoreAway.
+        """
+        # Without foreign keys: SQLite changes a table by making a new one, and dropping the old would cascade.
+        engine = _engine(self._url, foreign_keys=False)
+        try:
+            with _faults():
+                self._make_private()
+                async with engine.begin() as connection:
+                    found = await connection.run_sync(versions.found)
+                    if found is not None and not versions.is_known(found):
+                        raise SchemaTooNew(found=found, wanted=versions.newest())
+                    await connection.run_sync(versions.upgrade)
+        finally:
+            await engine.dispose()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Store]:
+        """One unit of work: committed at the end, rolled back if anything is raised. Raises StoreAway.
+
+        Do nothing slow in it: on SQLite it holds the one connection, so a second one inside it would wait for ever.
+        """
+        with _faults():
+            async with self._engine.begin() as connection:
+                yield Store(connection, self._sealer)
+
+    async def _found(self) -> str | None:
+        with _faults():
+            self._make_private()
+            async with self._engine.connect() as connection:
+                return await connection.run_sync(versions.found)
+
+    def _is_missing(self) -> bool:
+        """Whether there is no file: connecting would make an empty one, readable by others."""
+        return self._url.get_backend_name() == "sqlite" and not Path(self._url.database or "").exists()
+
+    def _make_private(self) -> None:
+        """Mode 0600 for SQLite's file; the files beside it (-wal, -shm) take theirs from it."""
+        if self._url.get_backend_name() == "sqlite":
+            path = Path(self._url.database or "")
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            path.chmod(0o600)
+
+
+def _with_driver(text: str) -> URL:
+    """The URL with the driver that we use. PostgreSQL's own spelling of ``sslmode`` is understood."""
+    mistake = BadValue(what="database URL", example="sqlite:////var/lib/secir/secir.db")
+    try:
+        url = make_url(text)
+    except ArgumentError:
+        # Not chained: the text may hold a password.
+        raise mistake from None
+    backend = url.get_backend_name()
+    if backend not in DRIVERS or not url.database or url.database == ":memory:":
+        raise mistake
+    url = url.set(drivername=DRIVERS[backend])
+    if mode := url.query.get("sslmode"):
+        return url.difference_update_query(["sslmode"]).update_query_dict({"ssl": mode})
+    return url
+
+
+def _engine(url: URL, *, foreign_keys: bool = True) -> AsyncEngine:
+    if url.get_backend_name() == "sqlite":
+        return _sqlite_engine(url, foreign_keys=foreign_keys)
+    timeouts = {"timeout": 10, "command_timeout": STATEMENT_TIMEOUT_S}
+    return create_async_engine(url, hide_parameters=True, pool_pre_ping=True, connect_args=timeouts)
+
+
+def _sqlite_engine(url: URL, *, foreign_keys: bool) -> AsyncEngine:
+    """One connection: SQLite has one writer anyway, and a pool is fair where its busy timeout is a lottery."""
+    engine = create_async_engine(
+        url,
+        hide_parameters=True,
+        pool_size=1,
+        max_overflow=0,
+        # The driver must not begin transactions by itself: it does so late, and only as readers.
+        connect_args={"isolation_level": None},
+    )
+
+    def set_up(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        for pragma in (*PRAGMAS, f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}"):
+            cursor.execute(pragma)
+        cursor.close()
+
+    def begin(connection: Connection) -> None:
+        # IMMEDIATE takes the write lock now; a reader that turned writer later could fail with "busy" at once.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    event.listen(engine.sync_engine, "connect", set_up)
+    event.listen(engine.sync_engine, "begin", begin)
+    return engine
+
+
+@contextmanager
+def _faults() -> Iterator[None]:
+    """Errors of the drivers become StoreAway; a broken constraint or statement is a mistake of ours and stays one."""
+    try:
+        yield
+    except (IntegrityError, ProgrammingError, DataError):
+        raise
+    except (DBAPIError, PoolTimeout, OSError) as error:
+        raise StoreAway from error

@@ -1,0 +1,112 @@
+"""What the queues hand out and take in, and the words for where a row stands.
+
+The records of the domain itself are in ``trust.records``; these are the ones only storage makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from trust.records import DeliveryId, Door, EventRowId, GroupId, MailId, MemberId, Post
+
+
+class MailState(StrEnum):
+    """Of a mail in the spool."""
+
+    QUEUED = "queued"
+    DONE = "done"
+    REFUSED = "refused"
+
+
+class EventState(StrEnum):
+    """Of a Matrix event. One that waits for its room key does not hold later ones up."""
+
+    QUEUED = "queued"
+    WAITING = "waiting"
+    DONE = "done"
+    REFUSED = "refused"
+
+
+class DeliveryState(StrEnum):
+    """Of a post on its way to one destination. Only a queued one holds later ones up."""
+
+    QUEUED = "queued"
+    HELD = "held"
+    BURIED = "buried"
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class MailItem:
+    """A mail as it was received, claimed. ``attempts`` counts this one."""
+
+    id: MailId
+    group_id: GroupId
+    raw: bytes = field(repr=False)
+    received_at: datetime
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """A room event as the homeserver gave it."""
+
+    room_id: str
+    event_id: str
+    sender: str
+    event: Mapping[str, object] = field(repr=False)
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class EventItem:
+    """An event, claimed. ``waiting``: its room key was missing before. ``attempts`` counts this one."""
+
+    id: EventRowId
+    room_id: str
+    event_id: str
+    sender: str
+    event: dict[str, object] = field(repr=False)
+    received_at: datetime
+    attempts: int
+    waiting: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryItem:
+    """A delivery, claimed. ``session_key`` is the PKESK packet that opens ``packet`` for this destination."""
+
+    id: DeliveryId
+    post: Post
+    member_id: MemberId | None
+    target: Door
+    packet: bytes = field(repr=False)
+    session_key: bytes = field(repr=False)
+    attempts: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class HeldItem:
+    """A delivery that waits for a usable key of its member: it has no session key, so it can't be sent."""
+
+    id: DeliveryId
+    post: Post
+    member_id: MemberId | None
+    code: str | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One line of the audit record."""
+
+    at: datetime
+    action: str
+    group_id: GroupId | None
+    actor: str
+    subject: str
+    detail: str
