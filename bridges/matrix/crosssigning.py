@@ -95,7 +95,7 @@ class OwnKeys:
 
 
 async def create(session: Session, database: Database, password: str) -> str:
-    """Make the identity, sign our device by it and put it in secret storage. Returns a new recovery key, to be shown once.
+    """Make the identity, sign our device, fill secret storage. Returns a new recovery key, to be shown once.
 
     May be called again after an interruption, and to replace a lost recovery key: the identity stays the same, the
     older recovery key opens nothing any more. Raises IdentityElsewhere if the account has an identity of which we hold
@@ -140,7 +140,8 @@ async def ensure(session: Session, database: Database) -> None:
     """To be called at every start, once the device's keys are published: our device is signed by our identity.
 
     A device that is not signed yet (a new one of the same account) gets signed. Raises IdentityMissing if there is no
-    identity to speak of, IdentityElsewhere if the server shows another one than ours, DeviceKeysDiffer, HomeserverFault.
+    identity to speak of, IdentityElsewhere if the server shows another one than ours, DeviceKeysDiffer,
+    HomeserverFault.
     """
     seeds = await _stored(database)
     shown = await _own_keys(session)
@@ -277,7 +278,7 @@ async def _store_on_server(api: Api, seeds: Seeds) -> str:
 
 
 async def _described_key(api: Api, key: bytes) -> str:
-    """The id under which ``key`` is described, among those that our master key is sealed to. Raises RecoveryKeyWrong."""
+    """The id under which ``key`` is described, of those our master key is sealed to. Raises RecoveryKeyWrong."""
     sealed = await _get_data(api, "m.cross_signing.master")
     for key_id in entry(sealed, "encrypted"):
         if opens(key, await _get_data(api, f"m.secret_storage.key.{key_id}")):
