@@ -89,11 +89,18 @@ class Device:
         """The events that can't be read now, oldest first; one whose key comes late moves to ``messages``."""
         return list(self._unreadable.values())
 
-    async def close(self) -> None:
-        """Stop listening. The device stays on the server."""
+    async def pause(self) -> None:
+        """Stop listening, as a closed laptop does."""
         if self._listener:
             self._listener.cancel()
             await asyncio.gather(self._listener, return_exceptions=True)
+
+    def unpause(self) -> None:
+        self._listener = asyncio.create_task(self._listen(), name=f"{self.user_id} {self.device_id}")
+
+    async def close(self) -> None:
+        """Stop listening for good. The device stays on the server."""
+        await self.pause()
         await self._client.close()
         await self._http.close()
 
@@ -130,7 +137,7 @@ class Device:
         if not isinstance(answer, nio.LoginResponse):
             raise TypeError(f"{self.user_id} could not log in: {answer}")
         await self._client.keys_upload()
-        self._listener = asyncio.create_task(self._listen(), name=f"{self.user_id} {self.device_id}")
+        self.unpause()
 
     async def publish_identity(self, identity: Identity) -> None:
         """Upload the three cross-signing keys; where others stand already, the password confirms the change."""
