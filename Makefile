@@ -1,0 +1,65 @@
+# The commands of this project. `make` alone lists them.
+#
+# Everything lands below this folder: .venv (the product and its tools), .parts (Synapse, in an environment of its own
+# because its packages are not ours). Stamp files make repeated runs quick.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+TYPED := bot bridges storage trust demo tests/parts tools
+COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-header --annotation-style=line \
+	--no-emit-options --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
+
+.PHONY: help demo test check format docs parts lock clean
+
+help: ## List these commands
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+demo: parts ## Show a conversation between an encrypted room and OpenPGP mail (KEEP=1 leaves it running)
+	@$(BIN)/python -m demo $(if $(KEEP),--keep)
+
+test: parts ## Run every test, on real Synapse, GnuPG, SMTP, SQLite and PostgreSQL (ARGS="-k room" for some)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/.stamp ## Format, lint, types, import rules, unit and docs tests: under a minute
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy $(TYPED)
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python -m pytest tests/unit tests/docs
+
+format: .venv/.stamp ## Lay out the code as `make check` wants it
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+docs: .venv/.stamp ## Write config.example.yaml, docs/settings.md and docs/commands.md anew from the code
+	@$(BIN)/python -m tools.write_docs
+
+parts: .parts/.system .venv/.stamp .parts/synapse/.stamp ## Install everything that demo and test need
+
+lock: .venv/.stamp ## Choose the newest versions anew, and write the lock files
+	@$(BIN)/pip install --quiet --disable-pip-version-check pip-tools
+	@$(COMPILE) --upgrade --output-file requirements.lock pyproject.toml
+	@$(COMPILE) --upgrade --output-file requirements-dev.lock --constraint requirements.lock pyproject.toml requirements-dev.in
+	@$(COMPILE) --upgrade --output-file requirements-synapse.lock requirements-synapse.in
+
+clean: ## Remove what these commands made
+	@rm -rf .venv .parts .cache dist build demo-data .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.parts/.system: tools/install-parts
+	@tools/install-parts
+	@mkdir -p .parts && touch $@
+
+.venv/.stamp: requirements-dev.lock pyproject.toml tools/make-environment
+	@PYTHON="$(PYTHON)" tools/make-environment .venv requirements-dev.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.parts/synapse/.stamp: requirements-synapse.lock tools/make-environment | .parts/.system
+	@PYTHON="$(PYTHON)" tools/make-environment .parts/synapse requirements-synapse.lock
+	@touch $@
