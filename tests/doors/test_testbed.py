@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import smtplib
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -144,6 +146,28 @@ async def test_postfix_hands_over_by_lmtp_and_relays_the_rest(postfix: Postfix) 
             await asyncio.to_thread(send_by_smtp, postfix.port, recipient)
         await asyncio.to_thread(postfix.wait_until_empty)
     assert (lists.recipients, others.recipients) == (["tld-ops@lists.test"], ["carl@example.nl"])
+
+
+def test_servers_leave_no_process_behind(tmp_path: Path, short_dir: Path) -> None:
+    for server in (Synapse(tmp_path / "synapse"), Postfix(short_dir)):
+        with server:
+            master = server.pid
+            assert family(master)
+        end = time.monotonic() + 5  # Postfix's helpers end when they see that their master has gone
+        while alive := family(master):
+            assert time.monotonic() < end, alive
+            time.sleep(0.05)
+
+
+def family(master: int) -> set[str]:
+    """A process and those of its group that still run; zombies are their parent's affair (proc(5), ``stat``)."""
+    found = set()
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            state, _parent, of_group = status.read_text().rpartition(")")[2].split()[:3]
+            if state != "Z" and str(master) in (of_group, status.parent.name):
+                found.add(status.parent.name)
+    return found
 
 
 class Inbox:

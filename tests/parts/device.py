@@ -1,6 +1,6 @@
 """One Matrix device that keeps insecure devices out (MSC4153), on stock ``nio`` and an identity of its own.
 
-Owns the login, the sync, who gets room keys and who is believed; knows nothing about what people write. Encrypted
+Owns the sync, who gets room keys and who is believed; knows nothing about what people write. Encrypted
 events are opened one by one, so that hostile ones which a test sends stop nothing. In strict mode ``nio`` is shown
 only devices that their owner's identity signed.
 """
@@ -17,12 +17,11 @@ from urllib.parse import quote, urlencode
 import aiohttp
 import nio
 from nio.exceptions import EncryptionError
-from nio.store import SqliteMemoryStore
-from yarl import URL
 
+from tests.parts.connection import Connection
 from tests.parts.identity import Identity, SignedDevice, signed_devices
 from tests.parts.messages import Message, Unreadable
-from tests.parts.synapse import CLIENT_API, Account, MatrixRefused, Synapse
+from tests.parts.synapse import Account, MatrixRefused, Synapse
 
 T = TypeVar("T")
 PATIENCE: Final = 20.0
@@ -33,12 +32,11 @@ FILTER: Final = json.dumps({"room": {"timeline": {"limit": 100}}})
 AWAY: Final = (aiohttp.ClientError, ConnectionError, TimeoutError, MatrixRefused)
 
 
-class Device:
+class Device(Connection):
     """A logged-in device. ``strict``: room keys go to signed devices only, and only those are believed."""
 
     def __init__(self, synapse: Synapse, account: Account, *, identity: Identity | None, strict: bool) -> None:
-        self.synapse = synapse
-        self.account = account
+        super().__init__(synapse, account)
         self.identity = identity
         self.strict = strict
         self.messages: list[Message] = []
@@ -51,9 +49,6 @@ class Device:
         """Room keys that their owners said they keep from us: session id → code."""
         self.faults: list[str] = []
         """Exceptions that stock nio raised on (hostile) to-device or state events."""
-        config = nio.AsyncClientConfig(store=SqliteMemoryStore, encryption_enabled=True, store_sync_tokens=False)
-        self._client = nio.AsyncClient(synapse.url, account.user_id, config=config)
-        self._http = aiohttp.ClientSession()
         self._signed: dict[str, frozenset[SignedDevice]] = {}
         self._readers: dict[str, frozenset[str]] = {}
         self._excluded: dict[str, frozenset[str]] = {}
@@ -68,26 +63,14 @@ class Device:
         self._listener: asyncio.Task[None] | None = None
 
     @property
-    def user_id(self) -> str:
-        return self.account.user_id
-
-    @property
-    def device_id(self) -> str:
-        return str(self._client.device_id)
-
-    @property
-    def access_token(self) -> str:
-        return str(self._client.access_token)
-
-    @property
-    def curve25519(self) -> str:
-        """This device's public identity key."""
-        return str(self._client.olm.account.identity_keys["curve25519"])
-
-    @property
     def undecryptable(self) -> list[Unreadable]:
         """The events that can't be read now, oldest first; one whose key comes late moves to ``messages``."""
         return list(self._unreadable.values())
+
+    async def log_in(self, device_name: str) -> None:
+        """Log in, publish the device's keys and start to listen."""
+        await super().log_in(device_name)
+        self.unpause()
 
     async def pause(self) -> None:
         """Stop listening, as a closed laptop does."""
@@ -101,63 +84,13 @@ class Device:
     async def close(self) -> None:
         """Stop listening for good. The device stays on the server."""
         await self.pause()
-        await self._client.close()
-        await self._http.close()
+        await super().close()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
-
-    # --- requests ----------------------------------------------------------------------------------------------------
-
-    async def call(self, method: str, path: str, body: object | None = None) -> dict[str, Any]:
-        """A request by hand; ``path`` is below ``/_matrix/client/v3``. Raises MatrixRefused."""
-        data = None if body is None else json.dumps(body).encode()
-        return dict(json.loads(await self.request(method, CLIENT_API + path, data)))
-
-    async def request(
-        self, method: str, path: str, data: bytes | None = None, content_type: str = "application/json"
-    ) -> bytes:
-        """A request by hand, in bytes. Raises MatrixRefused."""
-        headers = {"Authorization": f"Bearer {self.access_token}", "Content-Type": content_type}
-        url = URL(self.synapse.url + path, encoded=True)
-        async with self._http.request(method, url, data=data, headers=headers) as response:
-            answer = await response.read()
-            if response.status >= 400:
-                raise MatrixRefused.read(response.status, answer)
-            return answer
-
-    # --- login and identity ------------------------------------------------------------------------------------------
-
-    async def log_in(self, device_name: str) -> None:
-        """Log in, publish the device's keys and start to listen."""
-        answer = await self._client.login(self.account.password, device_name)
-        if not isinstance(answer, nio.LoginResponse):
-            raise TypeError(f"{self.user_id} could not log in: {answer}")
-        await self._client.keys_upload()
-        self.unpause()
-
-    async def publish_identity(self, identity: Identity) -> None:
-        """Upload the three cross-signing keys; where others stand already, the password confirms the change."""
-        body = identity.upload_body()
-        try:
-            await self.call("POST", "/keys/device_signing/upload", body)
-        except MatrixRefused as refused:
-            if refused.status != 401:
-                raise
-            user = {"type": "m.id.user", "user": self.user_id}
-            proof = {"type": "m.login.password", "identifier": user, "password": self.account.password}
-            auth = {**proof, "session": refused.answer["session"]}
-            await self.call("POST", "/keys/device_signing/upload", body | {"auth": auth})
-
-    async def sign_own_device(self, identity: Identity) -> None:
-        answer = await self.call("POST", "/keys/query", {"device_keys": {self.user_id: [self.device_id]}})
-        signed = identity.sign_device(answer["device_keys"][self.user_id][self.device_id])
-        answer = await self.call("POST", "/keys/signatures/upload", {self.user_id: {self.device_id: signed}})
-        if answer.get("failures"):
-            raise RuntimeError(f"The server refused the signature: {answer['failures']}")
 
     # --- writing -----------------------------------------------------------------------------------------------------
 

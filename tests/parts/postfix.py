@@ -5,6 +5,7 @@ Everything lies below one directory. Postfix insists on being started by root an
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import pwd
@@ -16,7 +17,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from tests.parts.ports import LOOPBACK, free_port, is_listening
-from tests.parts.processes import PartMissing, ServerProcess
+from tests.parts.processes import PartFailed, PartMissing
 
 USER: Final = "postfix"
 SERVICES: Final = """\
@@ -57,18 +58,27 @@ class Postfix:
         self.port, self.lmtp_port, self.relay_port = free_port(), free_port(), free_port()
         self.log_file = directory / "mail.log"
         self._settings = settings or {}
-        self._process = self._prepare()
+        self._prepare()
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        """The master process. Raises FileNotFoundError when it does not run."""
+        return int((self.directory / "queue/pid/master.pid").read_text())
 
     def start(self) -> float:
         """Start and wait until it takes mail; returns the seconds it took. Raises PartFailed."""
-        return self._process.start()
+        began = time.monotonic()
+        answer = self._run("postfix", "start")
+        atexit.register(self.stop)
+        if answer.returncode or not is_listening(self.port):
+            self.stop()
+            raise PartFailed(f"Postfix did not start:\n{answer.stdout}{answer.stderr}{self.log()[-2000:]}")
+        return time.monotonic() - began
 
     def stop(self) -> None:
-        self._process.stop()
+        """End it and all its children; by force after five seconds (``postfix-script`` sees to that)."""
+        atexit.unregister(self.stop)
+        self._run("postfix", "stop")
 
     def __enter__(self) -> Self:
         self.start()
@@ -81,8 +91,8 @@ class Postfix:
 
     def queue(self) -> list[dict[str, Any]]:
         """The mails not yet handed over, as ``postqueue -j`` tells them."""
-        command = [_program("postqueue"), "-c", str(self._etc), "-j"]
-        answer = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
+        answer = self._run("postqueue", "-j")
+        answer.check_returncode()
         return [json.loads(line) for line in answer.stdout.splitlines()]
 
     def wait_until_empty(self, timeout: float = 20.0) -> None:
@@ -102,16 +112,18 @@ class Postfix:
     def _etc(self) -> Path:
         return self.directory / "etc"
 
-    def _prepare(self) -> ServerProcess:
-        program, owner = _program("postfix"), _owner()
+    def _run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [_program(program), "-c", str(self._etc), *arguments]
+        return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+
+    def _prepare(self) -> None:
+        owner = _owner()
         for folder in ("etc", "queue", "data"):
             (self.directory / folder).mkdir(parents=True, exist_ok=True)
         self.directory.chmod(0o755)
         os.chown(self.directory / "data", owner.pw_uid, owner.pw_gid)
         (self._etc / "main.cf").write_text("".join(f"{key} = {value}\n" for key, value in self._main().items()))
         (self._etc / "master.cf").write_text(SERVICES.format(address=LOOPBACK, port=self.port))
-        command = [program, "-c", str(self._etc), "start-fg"]
-        return ServerProcess(command, log=self.directory / "start.log", is_ready=lambda: is_listening(self.port))
 
     def _main(self) -> dict[str, str]:
         return {
