@@ -39,11 +39,18 @@ def _from_folder(path: Path, info: ValidationInfo) -> Path:
     return folder / path
 
 
+def _is_readable(path: Path) -> Path:
+    if not os.access(path, os.R_OK):
+        raise ValueError(f"names the file {path}, which is not there or can't be read")
+    return path
+
+
 Duration = Annotated[timedelta, BeforeValidator(duration)]
 Text = Annotated[str, Field(strict=True, min_length=1, max_length=255)]
 Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
 Switch = Annotated[bool, Field(strict=True)]
 FilePath = Annotated[Path, AfterValidator(_from_folder)]
+PresentFile = Annotated[Path, AfterValidator(_from_folder), AfterValidator(_is_readable)]
 
 
 class Section(BaseModel):
@@ -151,22 +158,15 @@ class Listener(Section):
     )
     host: Text = Field("127.0.0.1", description="Address to listen on.")
     port: Port = Field(10024, description="Port to listen on.")
-    tls_certificate_file: FilePath | None = Field(
+    tls_certificate_file: PresentFile | None = Field(
         None, description="Certificate chain (PEM), to offer STARTTLS.", examples=["tls/fullchain.pem"]
     )
-    tls_key_file: FilePath | None = Field(
+    tls_key_file: PresentFile | None = Field(
         None, description="Secret key of that certificate (PEM).", examples=["tls/privkey.pem"]
     )
     allow_unencrypted: Switch = Field(
         False, description="Allow other machines to hand over mail without TLS. Only behind a protected network."
     )
-
-    @field_validator("tls_certificate_file", "tls_key_file")
-    @classmethod
-    def _is_there(cls, path: Path | None) -> Path | None:
-        if path is not None and not os.access(path, os.R_OK):
-            raise ValueError(f"names the file {path}, which is not there or can't be read")
-        return path
 
     @field_validator("tls_key_file")
     @classmethod
@@ -198,6 +198,11 @@ class Relay(Section):
     password_file: FilePath | None = Field(
         None, description="File with the password, or set SECIR_SMTP_PASSWORD.", examples=["smtp.password"]
     )
+    authorities_file: PresentFile | None = Field(
+        None,
+        description="Certificates (PEM) to trust in place of the system's, if the server has one of your own making.",
+        examples=["tls/authority.pem"],
+    )
     timeout: Duration = Field(
         timedelta(seconds=60),
         ge=timedelta(seconds=1),
@@ -224,16 +229,21 @@ class Mail(Section):
         description="Domain of the list addresses. All of its mail must come to this bridge.",
         examples=["lists.example.org"],
     )
+    hostname: Text | None = Field(
+        None,
+        description="What the bridge calls itself to other mail servers. Leave out to use the domain.",
+        examples=["bridge.example.org"],
+    )
     max_message_mb: int = Field(25, strict=True, ge=1, le=100, description="Largest mail that is taken, in megabytes.")
     listeners: tuple[Listener, ...] = Field(
         (Listener(),), min_length=1, max_length=10, description="The ports on which mail is taken."
     )
     relay: Relay = Field(default_factory=Relay, description="The mail server that takes our mail onward.")
 
-    @field_validator("domain")
+    @field_validator("domain", "hostname")
     @classmethod
-    def _domain(cls, domain: str) -> str:
-        if not DOMAIN.fullmatch(domain):
+    def _domain(cls, domain: str | None) -> str | None:
+        if domain is not None and not DOMAIN.fullmatch(domain):
             raise ValueError("must be a domain name in small letters (a name in other letters in its xn-- form)")
         return domain
 
