@@ -53,7 +53,7 @@ class Packet:
 
 @dataclass(frozen=True, slots=True)
 class SessionKey:
-    """One PKESK. ``key_id``: 16 hexadecimal digits of the subkey that opens it, ``HIDDEN``, or None if not version 3."""
+    """One PKESK. ``key_id``: 16 hexadecimal digits of the key that opens it, ``HIDDEN``, or None if not version 3."""
 
     key_id: str | None
     framed: bytes = field(repr=False)
