@@ -17,7 +17,7 @@ from bridges.alarms import Alarms
 from bridges.intake import Intake
 from bridges.ports import Clock, Copy, MailDoor, RoomAnswer, RoomDoor, RoomPost, Safe
 from storage.database import Database
-from storage.records import DeliveryItem
+from storage.records import DeliveryItem, HeldItem
 from storage.store import Store
 from trust import retry
 from trust.errors import GivenUp, NoUsableKey, RateLimited, SecirError
@@ -156,7 +156,7 @@ class Carrier:
                 released += await self._seal_anew(group, member, item)
         return released
 
-    async def _seal_anew(self, group: Group, member: Member, item: DeliveryItem) -> bool:
+    async def _seal_anew(self, group: Group, member: Member, item: HeldItem) -> bool:
         """From the group's own copy, to this member alone. False if that copy is gone or the key still won't do."""
         key = member.address.key if member.address else None
         async with self._database.transaction() as tx:

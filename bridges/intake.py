@@ -17,7 +17,6 @@ import structlog
 
 from bridges.alarms import Once
 from bridges.ports import Clock, Heading, MailDoor, Phrasebook, Safe, Sealed
-from bridges.work import Bell
 from storage.database import Database
 from storage.store import Store
 from trust import members as rules
@@ -68,7 +67,7 @@ class Intake:
         phrases: Phrasebook,
         clock: Clock,
         rules: Rules,
-        bell: Bell,
+        ring: Callable[[], None],
     ) -> None:
         self._database = database
         self._safe = safe
@@ -76,7 +75,7 @@ class Intake:
         self._phrases = phrases
         self._clock = clock
         self._rules = rules
-        self._bell = bell
+        self._ring = ring
         self.on_unreachable: Callable[[Group, SecirError], Awaitable[None]] | None = None
         """Told of a member without a usable key; set once at start-up, since alarms themselves post through here."""
 
@@ -153,7 +152,7 @@ class Intake:
             unreachable = await self._address(tx, draft, post, sealed, now)
             await settle(tx)
         log.info("post.taken_in", post=reference, group=draft.group.name, door=draft.door.value, held=len(unreachable))
-        self._bell.ring()
+        self._ring()
         await self._tell_unreachable(draft.group, unreachable)
         return post
 
