@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Final, TypeAlias
 
 import structlog
 
@@ -38,9 +39,9 @@ from bridges.matrix.sync import Listeners, Sync
 from bridges.work import Bell, Worker
 from storage.database import Database
 from storage.records import DeliveryItem, EventItem, MailItem
-from trust.errors import RoomFault, RoomNotReady
+from trust.errors import HomeserverAway, RateLimited, RoomFault, SecirError
 from trust.posts import Rules
-from trust.records import Door
+from trust.records import Door, Group
 
 log = structlog.get_logger()
 
@@ -49,6 +50,12 @@ MAIL_WORKERS: Final = 4
 HEARTBEAT: Final = timedelta(seconds=30)
 LAST_ROW: Final = 8.0
 """Seconds that the workers have at a stop to finish the row in hand; a service manager waits 10."""
+
+
+KNOCK_AGAIN: Final = 5.0
+"""Seconds until a homeserver that did not answer at the start is asked again."""
+
+AnyWorker: TypeAlias = Worker[MailItem] | Worker[EventItem] | Worker[DeliveryItem]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +125,10 @@ class Bridge:
             Listener(settings, database=database, phrases=phrases, clock=clock, arrived=self._bells.mails.ring)
             for settings in parts.listener_settings(config)
         ]
-        self.workers = self._workers()
+        self._session = session
+        self._reached = asyncio.Event()
+        self._room_workers, others = self._workers()
+        self.workers = [*self._room_workers, *others]
 
     def _room_door(self, session: Session, devices: Devices, alarms: Alarms, phrases: Phrases) -> MatrixDoor:
         keys = KeyShare(session, devices, phrases)
@@ -135,18 +145,22 @@ class Bridge:
             on_devices=devices.changed,
         )
 
-    def _workers(self) -> list[Worker[MailItem] | Worker[EventItem] | Worker[DeliveryItem]]:
+    def _workers(self) -> tuple[list[AnyWorker], list[AnyWorker]]:
+        """Those that need the homeserver, and the others."""
         bells, mails, events, out = self._bells, self._mail_arrivals, self._room_arrivals, self.carrier
         to_room, to_members = out.claim(Door.ROOM), out.claim(Door.MAIL)
-        return [
-            Worker("mails", claim=mails.claim, handle=mails.handle, fail=mails.fail, bell=bells.mails),
+        room: list[AnyWorker] = [
             Worker("events", claim=events.claim, handle=events.handle, fail=events.fail, bell=bells.events),
             Worker("room", claim=to_room, handle=out.handle, fail=out.fail, bell=bells.to_room),
-            *(
-                Worker(f"members-{n}", claim=to_members, handle=out.handle, fail=out.fail, bell=bells.to_members)
-                for n in range(MAIL_WORKERS)
-            ),
         ]
+        mail: list[AnyWorker] = [
+            Worker("mails", claim=mails.claim, handle=mails.handle, fail=mails.fail, bell=bells.mails),
+        ]
+        mail += [
+            Worker(f"members-{n}", claim=to_members, handle=out.handle, fail=out.fail, bell=bells.to_members)
+            for n in range(MAIL_WORKERS)
+        ]
+        return room, mail
 
     async def recover(self) -> None:
         """After a crash rows are still leased by a process that is gone: this one is alone, so it takes them back."""
@@ -158,44 +172,82 @@ class Bridge:
 
     async def reconcile(self) -> None:
         """Bring rooms and roll together, and send what waited for a key. One group's trouble stops no other."""
+        if await self.carrier.release_held():
+            self._bells.ring_deliveries()
+        if not self._reached.is_set():
+            return
         async with self._database.transaction() as tx:
             groups = await tx.groups.all()
         for group in groups:
-            try:
-                group = await self.rooms.ensure(group)
-                await self.rooms.reconcile(group)
-                await self.rooms.check(group)
-            except RoomNotReady:
-                log.info("room.not_ready", group=group.name)
-            except RoomFault as fault:
-                log.warning("room.unsafe", group=group.name, code=fault.code)
-        if await self.carrier.release_held():
-            self._bells.ring_deliveries()
+            await self._tend(group)
+
+    async def _tend(self, group: Group) -> None:
+        try:
+            with_room = await self.rooms.ensure(group)
+            await self.rooms.reconcile(with_room)
+            await self.rooms.check(with_room)
+        except RoomFault as fault:
+            log.warning("room.unsafe", group=group.name, code=fault.code)
 
     async def beat(self) -> None:
         """Say that we live, where ``secir health`` looks."""
         parts.heartbeat_file(self._config).touch(mode=0o600)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Everything, until ``stop`` is set. Raises LoginLost if the homeserver throws the bot out."""
+        """Everything, until ``stop`` is set. Raises LoginLost, or what ``crosssigning.ensure`` finds wrong.
+
+        Mail is taken in from the first moment; what needs the homeserver begins when it answers.
+        """
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for listener in self.listeners:
+                    await listener.start()
+                endless = [tasks.create_task(self._keep_synced()), tasks.create_task(self._schedule().run())]
+                working = [tasks.create_task(self._work(worker)) for worker in self.workers]
+                log.info("bridge.running")
+                await stop.wait()
+                await self._wind_down(working)
+                for task in [*endless, *working]:
+                    task.cancel()
+        except* SecirError as found:
+            raise found.exceptions[0] from None
+
+    async def _keep_synced(self) -> None:
+        while not await self._reached_homeserver():
+            await asyncio.sleep(KNOCK_AGAIN)  # noqa: ASYNC110 - it asks another machine
+        self._reached.set()
+        await self.sync.run()
+
+    async def _reached_homeserver(self) -> bool:
+        """Our keys are published, our device is signed, and the first position is kept before anybody is invited."""
+        try:
+            await self._session.publish_keys()
+            await crosssigning.ensure(self._session, self._database)
+            await self.sync.round()
+        except (HomeserverAway, RateLimited) as fault:
+            log.warning("bridge.waits_for_homeserver", code=fault.code)
+            return False
+        return True
+
+    async def _work(self, worker: AnyWorker) -> None:
+        if worker in self._room_workers:
+            await self._reached.wait()
+        await worker.run()
+
+    async def _wind_down(self, working: Sequence[asyncio.Task[None]]) -> None:
+        log.info("bridge.stopping")
+        for listener in self.listeners:
+            await listener.stop()
+        for worker in self.workers:
+            worker.stop()
+        self._reached.set()
+        await asyncio.wait(working, timeout=LAST_ROW)
+
+    def _schedule(self) -> Schedule:
         schedule = Schedule()
         schedule.every(self._config.matrix.reconcile_every, "reconcile", self.reconcile)
         schedule.every(HEARTBEAT, "heartbeat", self.beat)
-        async with asyncio.TaskGroup() as tasks:
-            endless = [tasks.create_task(self.sync.run()), tasks.create_task(schedule.run())]
-            working = [tasks.create_task(worker.run()) for worker in self.workers]
-            for listener in self.listeners:
-                await listener.start()
-            log.info("bridge.running")
-            await stop.wait()
-            log.info("bridge.stopping")
-            for listener in self.listeners:
-                await listener.stop()
-            for worker in self.workers:
-                worker.stop()
-            await asyncio.wait(working, timeout=LAST_ROW)
-            for task in [*endless, *working]:
-                task.cancel()
+        return schedule
 
     async def close(self) -> None:
         await self._safe.close()
@@ -211,8 +263,6 @@ async def run(config: Config) -> None:
             database = await closing.enter_async_context(parts.open_database(config))
             session = await Session.resume(parts.matrix_settings(config), database)
             closing.push_async_callback(session.close)
-            await session.publish_keys()
-            await crosssigning.ensure(session, database)
             mail = SmtpMailDoor(parts.relay(config), phrases=Phrases.load(), limits=parts.letter_limits(config))
             closing.push_async_callback(mail.close)
             bridge = Bridge(config, database, session, mail)
