@@ -591,6 +591,12 @@ class AnotherInstance(SetupFault):
     code = "another-instance"
 
 
+class IdentityThere(SetupFault):
+    """The bot has a Matrix identity already, whole or begun: a second one is never made."""
+
+    code = "identity-there"
+
+
 class IdentityMissing(SetupFault):
     """The bot has no Matrix login or cross-signing identity yet."""
 
