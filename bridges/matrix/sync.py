@@ -91,7 +91,7 @@ class Sync:
         self._long_poll = long_poll
         self._failures = 0
         self._new_keys: list[str] = []
-        """Sessions whose keys came and whose events were not woken yet: an answer asked for twice brings no key twice."""
+        """Sessions whose keys came and whose events are not woken yet: an answer asked for twice brings none twice."""
 
     async def run(self) -> None:
         """Sync until cancelled. Raises LoginLost: without a login, trying again is of no use to anybody."""
