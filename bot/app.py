@@ -133,7 +133,7 @@ class Bridge:
     def _room_door(self, session: Session, devices: Devices, alarms: Alarms, phrases: Phrases) -> MatrixDoor:
         keys = KeyShare(session, devices, phrases)
         outgoing = Outgoing(session, self._database, self.rooms, keys, alarm=alarms)
-        incoming = Incoming(session, self._database, devices, max_file_mb=self._config.limits.max_attachment_mb)
+        incoming = Incoming(session, self._database, devices, file_limit_mb=self._config.limits.max_attachment_mb)
         return MatrixDoor(session, incoming, outgoing)
 
     def _news(self, devices: Devices) -> Listeners:
@@ -213,8 +213,8 @@ class Bridge:
             raise found.exceptions[0] from None
 
     async def _keep_synced(self) -> None:
-        while not await self._reached_homeserver():
-            await asyncio.sleep(KNOCK_AGAIN)  # noqa: ASYNC110 - it asks another machine
+        while not await self._reached_homeserver():  # noqa: ASYNC110 - it asks another machine
+            await asyncio.sleep(KNOCK_AGAIN)
         self._reached.set()
         await self.sync.run()
 
