@@ -112,7 +112,7 @@ def _with_driver(text: str) -> URL:
     mistake = BadValue(what="database URL", example="sqlite:////var/lib/secir/secir.db")
     try:
         url = make_url(text)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         # Not chained: the text may hold a password.
         raise mistake from None
     backend = url.get_backend_name()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Row, insert, literal, or_, select
+from sqlalchemy import Row, false, insert, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage.columns import insert_into, storable
@@ -65,7 +65,9 @@ class Posts:
         raise AlreadyThere(what=reference)
 
     async def _is_known(self, group: GroupId, event_id: str | None, signature_id: str | None) -> bool:
-        same = or_(posts.c.event_id == event_id, posts.c.signature_id == signature_id)
+        ids = ((posts.c.event_id, event_id), (posts.c.signature_id, signature_id))
+        # Only the ids that were given: a comparison with None would be IS NULL, and find any post without one.
+        same = or_(false(), *(column == value for column, value in ids if value is not None))
         found = await self._connection.execute(select(posts.c.id).where(posts.c.group_id == group, same).limit(1))
         return found.first() is not None
 
