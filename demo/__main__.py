@@ -11,24 +11,15 @@ import hashlib
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
 from demo.transcript import Transcript
-from tests.parts.bridge import Bridge
-from tests.parts.mail import MailSink, mail_sink
 from tests.parts.messages import Message
-from tests.parts.people import MailMember
-from tests.parts.responder import Responder
 from tests.parts.synapse import Synapse
+from tests.parts.town import ADA, BORIS, CHEN, GROUP, Town
 
-GROUP: Final = "tld-ops"
-LIST: Final = "tld-ops@lists.example"
-ADA: Final = "Ada Lovelace"
-BORIS: Final = ("Boris Petrov", "boris@registry.example")
-CHEN: Final = ("Chen Li", "chen@nic.example")
 CAPTURE: Final = bytes(range(256)) * 64
 """16 KiB that stand for a packet capture."""
 ZONE: Final = b"$ORIGIN example.\n@ 3600 IN SOA ns1 hostmaster 2026112201 7200 900 1209600 3600\n"
@@ -41,31 +32,17 @@ def sha256(data: bytes) -> str:
 class Demo:
     """The story, scene by scene."""
 
-    def __init__(self, out: Transcript, bridge: Bridge, ada: Responder, mail_members: Sequence[MailMember]) -> None:
+    def __init__(self, out: Transcript, town: Town) -> None:
         self.out = out
-        self.bridge = bridge
-        self.ada = ada
-        self.boris, self.chen = mail_members
+        self.town = town
+        self.ada, self.boris, self.chen = town.ada, town.boris, town.chen
         self.room = ""
 
     async def set_up(self) -> None:
         """What the operator types."""
-        out = self.out
-        out.scene("The operator sets the group up")
-        await self._operator("group", "create", GROUP, "--address", LIST, "--description", "ccTLD incident response")
-        self.list_key = (await self.bridge.cli("group", "show", GROUP, "--key")).encode()
-        await self._operator("contact", "add", ADA, "--matrix", self.ada.user_id)
-        await self._operator("member", "add", GROUP, ADA, "--by", "room", "--role", "admin")
-        for person in (self.boris, self.chen):
-            await self._operator("contact", "add", person.name, "--mail", person.address, "--key", str(person.key_file))
-            await self._operator("member", "add", GROUP, person.name, "--by", "mail")
-            person.learn_list_key(self.list_key)
-        self.room = await self.ada.accept_invite(timeout=60)
-        out.say(f"Ada accepts the invitation to the encrypted room {self.room}")
-
-    async def _operator(self, *words: str) -> None:
-        self.out.say("$ secir " + " ".join(f'"{word}"' if " " in word else word for word in words))
-        await self.bridge.cli(*words)
+        self.out.scene("The operator sets the group up")
+        self.room = await self.town.open_group()
+        self.out.say(f"Ada accepts the invitation to the encrypted room {self.room}")
 
     async def room_to_list(self) -> None:
         """A message of the responder reaches both mail members, each with a key of their own."""
@@ -78,12 +55,10 @@ class Demo:
             letter = await person.receive(text)
             out.shown(f"{person.name} ({person.address})", f"Subject: {letter.subject}\n\n{letter.text}")
             out.check(f"{person.name} decrypted it with a key of their own", letter.session_keys == 1)
-            out.check(
-                f"it bears the list's good signature {letter.signer[-16:]}", letter.signer == person.list_fingerprint
-            )
-            out.check(
-                "the outside names no person and no subject", letter.outer_is_silent([ADA, *BORIS, *CHEN, "floods"])
-            )
+            signed = letter.signer == person.list_fingerprint
+            out.check(f"it bears a good signature by the list's key {letter.signer}", signed)
+            silent = letter.outer_is_silent([ADA, *BORIS, *CHEN, "floods"])
+            out.check("the outside names no person and no subject", silent)
 
     async def list_to_room(self) -> None:
         """A mail reaches the room and the other member, and the answer finds its thread."""
@@ -141,12 +116,12 @@ class Demo:
         letter = await self.chen.receive_file("filters.zone")
         out.check("Chen has the same file", sha256(letter.files["filters.zone"]) == sha256(ZONE))
 
-    async def wire(self, synapse: Synapse) -> None:
+    async def wire(self) -> None:
         """Nothing in clear went through the room."""
         self.out.scene("What the homeserver saw")
         kinds = {
             e["type"]
-            for e in synapse.stored_events(self.room)
+            for e in self.town.synapse.stored_events(self.room)
             if not e["type"].startswith("m.room.") or "state_key" not in e
         }
         self.out.check(f"in the room, besides its settings, only {sorted(kinds)}", kinds == {"m.room.encrypted"})
@@ -156,49 +131,33 @@ async def play(directory: Path, *, keep: bool) -> int:
     out = Transcript()
     out.scene("Starting a throw-away homeserver, a mail sink and the bridge")
     with Synapse(directory / "synapse") as synapse:
-        async with mail_sink() as sink, AsyncExitStack() as closing:
-            bridge = Bridge(
-                directory / "bridge",
-                homeserver=synapse.url,
-                account=await asyncio.to_thread(synapse.register, "secir"),
-                relay_port=sink.port,
-            )
-            await closing.enter_async_context(bridge)
-            out.say(f"Synapse at {synapse.url}; the bridge takes mail at 127.0.0.1:{bridge.smtp_port}")
-            await bridge.set_up()
-            await bridge.start()
-            members = [member(bridge, sink, closing, *who) for who in (BORIS, CHEN)]
-            ada = await closing.enter_async_context(await Responder.create(synapse, "ada"))
-            await tell(Demo(out, bridge, ada, members), synapse)
+        async with AsyncExitStack() as closing:
+            town = await Town.build(closing, directory / "bridge", synapse, narrate=out.say)
+            out.say(f"Synapse at {synapse.url}; the bridge takes mail at 127.0.0.1:{town.bridge.smtp_port}")
+            await tell(Demo(out, town))
             if keep:
-                await stay(out, synapse, bridge)
+                await stay(out, town)
     return out.close()
 
 
-def member(bridge: Bridge, sink: MailSink, closing: AsyncExitStack, name: str, address: str) -> MailMember:
-    made = MailMember.create(name, address, bridge, sink, to=LIST)
-    closing.callback(made.close)
-    return made
-
-
-async def tell(demo: Demo, synapse: Synapse) -> None:
+async def tell(demo: Demo) -> None:
     """The story from beginning to end."""
     await demo.set_up()
     await demo.room_to_list()
     await demo.list_to_room()
     await demo.files()
-    await demo.wire(synapse)
+    await demo.wire()
 
 
-async def stay(out: Transcript, synapse: Synapse, bridge: Bridge) -> None:
+async def stay(out: Transcript, town: Town) -> None:
     """Keep everything up until Ctrl-C, and say how to look at it."""
     out.scene("Kept running")
-    you = await asyncio.to_thread(synapse.new_account, "you")
-    await bridge.cli("contact", "add", "You", "--matrix", you.user_id)
-    await bridge.cli("member", "add", GROUP, "You", "--by", "room")
-    out.say(f"Log in with Element (desktop): homeserver {synapse.url}, user {you.name}, password {you.password}")
+    you = await asyncio.to_thread(town.synapse.new_account, "you")
+    await town.operator("contact", "add", "You", "--matrix", you.user_id)
+    await town.operator("member", "add", GROUP, "You", "--by", "room")
+    out.say(f"Log in with Element (desktop): homeserver {town.synapse.url}, user {you.name}, password {you.password}")
     out.say("Let Element set up recovery (that signs your device), accept the invitation, and write.")
-    out.say(f"What an operator can ask: secir --config {bridge.config_file} group show {GROUP}")
+    out.say(f"What an operator can ask: secir --config {town.bridge.config_file} group show {GROUP}")
     out.say("Press Ctrl-C to stop.")
     try:
         await asyncio.Event().wait()

@@ -1,0 +1,92 @@
+"""A small trust group on real parts: a bridge, Ada in the room, Boris and Chen with only mail.
+
+Made by the commands that an operator types, each of which is told to ``narrate`` (the demo prints them).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+from tests.parts.bridge import Bridge
+from tests.parts.mail import MailSink, mail_sink
+from tests.parts.people import MailMember
+from tests.parts.responder import Responder
+from tests.parts.synapse import Synapse
+
+GROUP: Final = "tld-ops"
+LIST: Final = "tld-ops@lists.example"
+ADA: Final = "Ada Lovelace"
+BORIS: Final = ("Boris Petrov", "boris@registry.example")
+CHEN: Final = ("Chen Li", "chen@nic.example")
+JOINED: Final = 60.0
+"""Seconds until the invitation must have come."""
+
+
+def _in_silence(_: str) -> None:
+    """Tells nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Town:
+    synapse: Synapse
+    bridge: Bridge
+    sink: MailSink
+    ada: Responder
+    boris: MailMember
+    chen: MailMember
+    closing: AsyncExitStack
+    narrate: Callable[[str], None]
+
+    @classmethod
+    async def build(
+        cls,
+        closing: AsyncExitStack,
+        directory: Path,
+        synapse: Synapse,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        environment: Mapping[str, str] | None = None,
+        narrate: Callable[[str], None] = _in_silence,
+    ) -> Self:
+        """Everybody there, the bridge running, the group not made yet. ``closing`` ends it all."""
+        sink = await closing.enter_async_context(mail_sink())
+        bridge = Bridge(
+            directory,
+            homeserver=synapse.url,
+            account=await asyncio.to_thread(synapse.new_account, "secir"),
+            relay_port=sink.port,
+            settings=settings,
+            environment=environment,
+        )
+        await closing.enter_async_context(bridge)
+        await bridge.set_up()
+        await bridge.start()
+        ada = await closing.enter_async_context(await Responder.create(synapse, "ada"))
+        boris, chen = (MailMember.create(*who, bridge, sink, to=LIST) for who in (BORIS, CHEN))
+        closing.callback(boris.close)
+        closing.callback(chen.close)
+        return cls(synapse, bridge, sink, ada, boris, chen, closing, narrate)
+
+    async def open_group(self) -> str:
+        """The group with its three members; returns the id of its room, which Ada has joined."""
+        await self.operator("group", "create", GROUP, "--address", LIST, "--description", "ccTLD incident response")
+        list_key = (await self.bridge.cli("group", "show", GROUP, "--key")).encode()
+        await self.operator("contact", "add", ADA, "--matrix", self.ada.user_id)
+        await self.operator("member", "add", GROUP, ADA, "--by", "room", "--role", "admin")
+        for person in (self.boris, self.chen):
+            await self.operator(
+                *("contact", "add", person.name, "--mail", person.address, "--key", str(person.key_file))
+            )
+            await self.operator("member", "add", GROUP, person.name, "--by", "mail")
+            person.learn_list_key(list_key)
+        return await self.ada.accept_invite(timeout=JOINED)
+
+    async def operator(self, *words: str) -> str:
+        """What the operator types; the answer. Raises Refused."""
+        self.narrate("$ secir " + " ".join(f'"{word}"' if " " in word else word for word in words))
+        return await self.bridge.cli(*words)
