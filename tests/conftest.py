@@ -6,6 +6,8 @@ event loop of its own. No test may depend on another's order: ``--shuffle`` runs
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import faulthandler
 import random
 import shutil
@@ -21,10 +23,14 @@ import pytest
 import structlog
 from structlog.typing import EventDict
 
+from tests.parts.databases import postgres, sqlite
 from tests.parts.loopback import loopback_only
 from tests.parts.postfix import Postfix
 from tests.parts.responder import Responder
 from tests.parts.synapse import Synapse
+
+__all__ = ["postgres", "sqlite"]
+"""Fixtures that are made where their part is."""
 
 DEADLINE: Final = 120.0
 """Seconds a test may take, unless it is marked ``@pytest.mark.deadline(seconds)``."""
@@ -67,12 +73,15 @@ class DeadlinePassed(BaseException):
 
 @pytest.fixture(autouse=True)
 def _deadline(request: pytest.FixtureRequest) -> Iterator[None]:
-    """End a test that hangs, and show where every thread stood."""
+    """End a test that hangs, and show where every thread and task stood."""
     marker = request.node.get_closest_marker("deadline")
     seconds = float(marker.args[0]) if marker else DEADLINE
 
     def ring(_number: int, _frame: FrameType | None) -> None:
         faulthandler.dump_traceback(all_threads=True)
+        with contextlib.suppress(RuntimeError):  # no loop runs
+            for task in asyncio.all_tasks():
+                task.print_stack()
         raise DeadlinePassed(f"{request.node.nodeid} took more than {seconds:g} s.")
 
     before = signal.signal(signal.SIGALRM, ring)
