@@ -26,7 +26,7 @@ MAX_LINES: Final = 1_000_000
 """60 MB of armour; a mail of nothing but line ends must not become a list of them."""
 
 BEGIN = re.compile(rb"-----BEGIN PGP ([A-Z ]{1,40})-----[ \t]*")
-BEGIN_ANYWHERE = re.compile(rb"^-----BEGIN PGP ", re.MULTILINE)
+BEGIN_ANYWHERE = re.compile(rb"^-----BEGIN PGP ([A-Z ]{1,40})-----", re.MULTILINE)
 END_ANYWHERE = re.compile(rb"^-----END PGP [A-Z ]{1,40}-----", re.MULTILINE)
 HEADER = re.compile(rb"[\x21-\x39\x3b-\x7e]{1,60}: ?.{0,998}")
 CHECKSUM = re.compile(rb"=[A-Za-z0-9+/]{4}")
@@ -72,6 +72,11 @@ def decode_all(data: bytes) -> list[tuple[str, bytes]]:
         blocks.append((begin[1].decode("ascii"), _decode_body(lines[position + 1 : end])))
         position = end + 1
     return blocks
+
+
+def holds(data: bytes, kind: str = "") -> bool:
+    """Is there the beginning of an armour (of this kind) anywhere in ``data``, at the start of a line?"""
+    return any(match[1].startswith(kind.encode()) for match in BEGIN_ANYWHERE.finditer(data))
 
 
 def trimmed(data: bytes) -> bytes:

@@ -13,7 +13,7 @@ from typing import Final
 
 from bridges.openpgp import armour, packets
 from bridges.openpgp.process import Runner, full
-from trust.errors import NotAKey
+from trust.errors import KeyWeak, NotAKey
 from trust.keys import FileFacts, KeyFacts, KeyPart, judge_file, judge_key
 from trust.records import Fingerprint, PublicKey
 
@@ -22,6 +22,11 @@ EXPORT: Final = ("--export-options", "export-minimal,no-export-attributes", "--e
 LIST: Final = ("--with-colons", "--fixed-list-mode", "--with-subkey-fingerprint", "--list-keys")
 
 SECRET: Final = frozenset({packets.SECRET_KEY, packets.SECRET_SUBKEY})
+
+CERTIFICATIONS: Final = frozenset(range(0x10, 0x14))
+"""Signature types over a user id (RFC 9580, 5.2.1)."""
+
+SHA1: Final = 2
 
 READ_ANYWAY: Final = 16 * 1024 * 1024
 """Octets beyond which a file is not even taken apart to see what it is."""
@@ -39,38 +44,33 @@ def _unwrap(data: bytes) -> bytes:
     """The binary certificate. Raises KeyTooBig, SecretKeyGiven, NotAKey, SeveralKeys."""
     if len(data) > READ_ANYWAY:
         judge_file(FileFacts(len(data)))
-    binary, file = b"", FileFacts(len(data), readable=False)
+    binary, tags, whole = b"", [], True
     try:
-        binary, secret = _dearmour(data)
-        file = FileFacts(len(data), readable=False, secret=secret)
-        file = _look(binary, len(data), secret=secret)
+        binary = _dearmour(data)
+        for packet in packets.packets(binary):
+            tags.append(packet.tag)
     except packets.Malformed:
-        pass
-    judge_file(file)
+        whole = False
+    judge_file(
+        FileFacts(
+            len(data),
+            readable=whole and tags[:1] == [packets.PUBLIC_KEY],
+            secret=armour.holds(data, armour.PRIVATE_KEY_BLOCK) or not SECRET.isdisjoint(tags),
+            keys=tags.count(packets.PUBLIC_KEY),
+        )
+    )
     return binary
 
 
-def _dearmour(data: bytes) -> tuple[bytes, bool]:
-    """(binary, whether an armour says that it holds a secret key). Text before and after an armour is passed over."""
-    if not armour.BEGIN_ANYWHERE.search(data):
-        return data, False
-    blocks = armour.decode_all(armour.trimmed(data))
-    return b"".join(block for _, block in blocks), any(kind == armour.PRIVATE_KEY_BLOCK for kind, _ in blocks)
-
-
-def _look(binary: bytes, size: int, *, secret: bool) -> FileFacts:
-    tags = [packet.tag for packet in packets.packets(binary)]
-    primaries = tags.count(packets.PUBLIC_KEY)
-    return FileFacts(
-        size,
-        readable=tags[:1] == [packets.PUBLIC_KEY],
-        secret=secret or not SECRET.isdisjoint(tags),
-        keys=primaries,
-    )
+def _dearmour(data: bytes) -> bytes:
+    """The octets within the armours, if there are any. Text before and after them is passed over. Raises Malformed."""
+    if not armour.holds(data):
+        return data
+    return b"".join(block for _, block in armour.decode_all(armour.trimmed(data)))
 
 
 async def _learn(runner: Runner, home: Path, binary: bytes) -> KeyFacts:
-    """Raises NotAKey for a version that GnuPG can't read, or a key without any valid user id."""
+    """Raises NotAKey for a version that GnuPG can't read, or a key without any valid user id; KeyWeak for SHA-1."""
     try:
         wanted = Fingerprint(packets.fingerprints(binary)[0])
     except packets.Malformed as error:
@@ -80,15 +80,26 @@ async def _learn(runner: Runner, home: Path, binary: bytes) -> KeyFacts:
     listing = await runner.run(home, (*LIST, full(wanted)))
     try:
         found = list(packets.packets(exported.output))
-        if not found or packets.fingerprints(exported.output)[0] != wanted:
-            raise NotAKey
+        learnt = packets.fingerprints(exported.output)[0] if found else None
     except packets.Malformed as error:
         raise NotAKey from error
+    if learnt != wanted:
+        raise _why_nothing_was_learnt(wanted, binary)
     names = tuple(packet.body for packet in found if packet.tag == packets.USER_ID)
     parts = read_listing(listing.output)
     if not parts or not names:
         raise NotAKey
     return KeyFacts(wanted, exported.output, names, parts[0], tuple(parts[1:]))
+
+
+def _why_nothing_was_learnt(wanted: Fingerprint, binary: bytes) -> KeyWeak | NotAKey:
+    """GnuPG gave no user id its trust. Where each of them rests on SHA-1, the person can mend that with a new one.
+
+    Version 4 signature: version, type, key algorithm, hash (RFC 9580, 5.2.3).
+    """
+    bodies = [packet.body for packet in packets.packets(binary) if packet.tag == packets.SIGNATURE]
+    hashes = {body[3] for body in bodies if len(body) > 3 and body[0] == 4 and body[1] in CERTIFICATIONS}
+    return KeyWeak(fingerprint=wanted, algorithm="SHA-1") if hashes == {SHA1} else NotAKey()
 
 
 def read_listing(listing: bytes) -> list[KeyPart]:

@@ -156,14 +156,19 @@ def _fields(value: bytes | None) -> tuple[str, ...]:
 
 
 def _check_decryption(lines: Sequence[Line], list_key: Fingerprint) -> None:
-    """Decrypted once, by the list's key, with its integrity proven."""
+    """Decrypted once, by the list's key, with its integrity proven.
+
+    At a bad or an expired signature GnuPG ends at once in batch mode, before it says a word on the integrity. A bad one
+    may be damage, so it is broken encryption like all damage; an expired one was verified first (VALIDSIG).
+    """
     _check_agent(lines)
     seen = tuple(line.keyword for line in lines if line.keyword in ENCRYPTION)
     names = {line.keyword for line in lines}
     if "NO_SECKEY" in names and "DECRYPTION_KEY" not in names:
         raise _refusal(NotForThisList, "no-secret-key")
     if seen != ENCRYPTION and not (_is_aead(lines) and seen == tuple(k for k in ENCRYPTION if k != "GOODMDC")):
-        raise _refusal(BrokenEncryption, "decryption-incomplete")
+        expired = {"EXPSIG", "VALIDSIG"} <= names
+        raise _refusal(BadSignature if expired else BrokenEncryption, "decryption-incomplete")
     if not _is_protected(lines):
         raise _refusal(BrokenEncryption, "no-integrity-protection")
     if _only(lines, "DECRYPTION_KEY")[1:2] != (list_key,):

@@ -107,14 +107,17 @@ class Person:
         at: str | None = None,
         options: Sequence[str] = (),
     ) -> bytes:
-        """``data`` signed by this person and encrypted to each of ``recipient_keys``; ``options`` are GnuPG's own."""
-        arguments = [*_faked(at), *options, *(["--armor"] if armour else [])]
-        if sign:
-            arguments += ["--local-user", self.fingerprint, "--sign"]
-        if encrypt:
-            for key in recipient_keys:
-                arguments += ["--recipient", self.learn(key)]
-            arguments += ["--encrypt"]
+        """``data`` signed by this person and encrypted to each of ``recipient_keys``.
+
+        ``at`` is the time of the signature (``20240101T000000``); ``options`` are GnuPG's own.
+        """
+        signing = ["--local-user", self.fingerprint, "--sign"]
+        encrypting = [word for key in recipient_keys for word in ("--recipient", self.learn(key))] + ["--encrypt"]
+        if sign and encrypt and at is not None:
+            data = self.gpg(*_faked(at), *options, *signing, data=data).output
+            options, sign = ["--no-literal"], False
+        arguments = [*options, *(["--armor"] if armour else [])]
+        arguments += (signing if sign else []) + (encrypting if encrypt else [])
         return self.gpg(*arguments, data=data).output
 
     def open(self, message: bytes, *signer_keys: bytes) -> Received:
@@ -147,6 +150,8 @@ class Crowd(contextlib.AbstractContextManager["Crowd"]):
 
     def __init__(self) -> None:
         self._closing = contextlib.ExitStack()
+        self.directory = Path(self._closing.enter_context(tempfile.TemporaryDirectory(prefix="safe-", dir="/tmp")))
+        """An empty directory with a short path, for the homes of lists."""
 
     def person(self, name: str = "Anna", address: str | None = None, **options: str | None) -> Person:
         """As ``Person.create``, below /tmp; the address follows from the name."""

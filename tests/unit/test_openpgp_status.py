@@ -101,6 +101,15 @@ def test_a_signature_that_does_not_count_is_refused_beside_a_good_one_and_alone(
     assert BadSignature is refusal_of(*swapped("GOODSIG", line), code=1)
 
 
+def test_gnupg_ends_at_an_expired_signature_and_it_is_named_so() -> None:
+    expired = swapped("GOODSIG", "EXPSIG X n", SIGNATURE)
+    assert BadSignature is refusal_of(*DECRYPTION, *expired, "FAILURE gpg-exit 33554433", code=1)
+
+
+def test_gnupg_ends_at_a_bad_signature_and_it_is_broken_like_all_damage() -> None:
+    assert BrokenEncryption is refusal_of(*DECRYPTION, "NEWSIG", "BADSIG X n", "FAILURE gpg-exit 33554433", code=1)
+
+
 def test_a_good_signature_of_a_stranger_is_an_unknown_signer() -> None:
     with pytest.raises(UnknownSigner):
         judge_status(status(*GOOD), 0, list_key=OURS, signers={Fingerprint("E" * 40)})
