@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from bridges.matrix.canonical import KEY_BYTES, decode_base64, is_signed
 
@@ -81,7 +81,7 @@ def entry(answer: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
     return answer
 
 
-def _is_key(text: object) -> bool:
+def _is_key(text: object) -> TypeGuard[str]:
     try:
         return len(decode_base64(text)) == KEY_BYTES
     except ValueError:

@@ -233,21 +233,14 @@ async def _upload(session: Session, seeds: Seeds, password: str) -> None:
         await session.api.request("POST", "keys", "device_signing", "upload", body=body)
     except InteractiveAuthNeeded as asked:
         if not any(flow.get("stages") == [PASSWORD_STAGE] for flow in asked.flows):
-            raise HomeserverRefused(errcode="interactive authentication", status=401) from asked
+            raise
         auth = {
             "type": PASSWORD_STAGE,
             "session": asked.session,
             "identifier": {"type": "m.id.user", "user": session.user_id},
             "password": password,
         }
-        await _upload_again(session.api, {**body, "auth": auth})
-
-
-async def _upload_again(api: Api, body: Mapping[str, Any]) -> None:
-    try:
-        await api.request("POST", "keys", "device_signing", "upload", body=body)
-    except InteractiveAuthNeeded as refused:
-        raise HomeserverRefused(errcode="M_FORBIDDEN", status=401) from refused
+        await session.api.request("POST", "keys", "device_signing", "upload", body={**body, "auth": auth})
 
 
 async def _sign_device(session: Session, seeds: Seeds, shown: Mapping[str, Any]) -> None:

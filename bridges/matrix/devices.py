@@ -44,9 +44,16 @@ class Standing:
     identity: str | None
     """The pinned master key, or None if there is none yet."""
     level: str
+    """How well the pin was checked; "" without one."""
     trusted: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
     problem: EventRefusal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Pin:
+    master: str | None
+    level: str
 
 
 class Devices:
@@ -79,9 +86,10 @@ class Devices:
 
     def recipients(self, users: Iterable[str]) -> list[OlmDevice]:
         """The devices of ``users`` that may get a room key now, our own one excepted. No network: ``refresh`` first."""
-        return [device for user in users for device in self._active(user) if self._is_vouched(device)]
+        return [device for user in users for device in self._active(user) if self.vouches_for(device)]
 
-    def _is_vouched(self, device: OlmDevice) -> bool:
+    def vouches_for(self, device: OlmDevice) -> bool:
+        """Whether ``device``, with the keys it has this moment, may get a room key. To be asked after every await."""
         keys = self._vouched.get(device.user_id, {}).get(device.id)
         return keys == DeviceKeys(device.ed25519, device.curve25519)
 
@@ -112,45 +120,45 @@ class Devices:
         answer = await self._session.api.request("POST", "keys", "query", body=body)
         return answer if isinstance(answer, Mapping) else {}
 
-    async def _pins(self, users: Sequence[str], answer: Mapping[str, Any], now: datetime) -> dict[str, str | None]:
+    async def _pins(self, users: Sequence[str], answer: Mapping[str, Any], now: datetime) -> dict[str, _Pin]:
         """The pinned master keys; what is seen for the first time is pinned, and committed before it is used."""
-        pins: dict[str, str | None] = {}
+        pins: dict[str, _Pin] = {}
         async with self._database.transaction() as tx:
             for user in users:
-                pins[user] = await tx.identities.pinned(user)
                 shown = identity(answer, user)
-                if pins[user] is None and shown is not None:
+                if shown is not None and await tx.identities.pinned(user) is None:
                     await tx.identities.pin(user, shown.master, FIRST_USE, now)
-                    pins[user] = shown.master
                     log.info("identity.pinned", user=user, level=FIRST_USE)
+                pins[user] = _Pin(await tx.identities.pinned(user), await tx.identities.level(user) or "")
         return pins
 
-    def _judge(self, user: str, answer: Mapping[str, Any], pin: str | None) -> None:
+    def _judge(self, user: str, answer: Mapping[str, Any], pin: _Pin) -> None:
         shown = identity(answer, user)
-        problem = judge_identity(user, shown, pin)
+        problem = judge_identity(user, shown, pin.master)
         vouched = signed_devices(answer, shown) if shown and problem is None else {}
         trusted: list[str] = []
-        for device in self._active(user):
-            good = vouched.get(device.id) == DeviceKeys(device.ed25519, device.curve25519)
-            self._mark(device, good=good)
-            if good:
-                trusted.append(device.id)
+        with self._session.olm._stored():
+            for device in self._active(user):
+                good = vouched.get(device.id) == DeviceKeys(device.ed25519, device.curve25519)
+                self._mark(device, good=good)
+                if good:
+                    trusted.append(device.id)
         listed = set(entry(answer, "device_keys", user)) | {device.id for device in self._active(user)}
         if user == self._session.user_id:
             listed.discard(self._session.device_id)
         excluded = tuple(sorted(listed.difference(trusted)))
         self._vouched[user] = {device_id: vouched[device_id] for device_id in trusted}
-        self._standings[user] = Standing(user, pin, FIRST_USE, tuple(sorted(trusted)), excluded, problem)
+        self._standings[user] = Standing(user, pin.master, pin.level, tuple(sorted(trusted)), excluded, problem)
 
-    def _keep_former(self, user: str, pin: str | None) -> None:
+    def _keep_former(self, user: str, pin: _Pin) -> None:
         """The user's server did not answer: what was trusted stays so, nothing is added, and it is asked again."""
         self.changed([user])
         log.info("devices.unanswered", user=user)
         if user in self._standings:
             return
-        good = [device for device in self._active(user) if pin and self._session.olm.is_device_verified(device)]
+        good = [device for device in self._active(user) if pin.master and self._session.olm.is_device_verified(device)]
         self._vouched[user] = {device.id: DeviceKeys(device.ed25519, device.curve25519) for device in good}
-        self._standings[user] = Standing(user, pin, FIRST_USE, tuple(sorted(self._vouched[user])))
+        self._standings[user] = Standing(user, pin.master, pin.level, tuple(sorted(self._vouched[user])))
 
     def _mark(self, device: OlmDevice, *, good: bool) -> None:
         olm = self._session.olm

@@ -68,12 +68,7 @@ class _Holders:
     session: OutboundGroupSession
     reached: dict[Pair, str] = field(default_factory=dict)
     """Device to the curve25519 key that the room key was encrypted for."""
-    again: set[Pair] = field(default_factory=set)
-    """Reached, but through a channel that turned out to be broken."""
     withheld: set[Pair] = field(default_factory=set)
-
-    def lacks(self, pair: Pair) -> bool:
-        return pair not in self.reached or pair in self.again
 
 
 class KeyShare:
@@ -95,7 +90,7 @@ class KeyShare:
         wanted = {(device.user_id, device.id): device for device in self._devices.recipients(users)}
         unreachable = await self._open_channels(wanted)
         holders = self._holders_for(room_id, wanted)
-        missing = [wanted[pair] for pair in sorted(wanted) if holders.lacks(pair) and pair not in unreachable]
+        missing = [wanted[pair] for pair in sorted(wanted) if pair not in holders.reached.keys() | unreachable]
         with self._all_or_nothing(room_id):
             await self._hand_over(room_id, holders, missing)
             holders.session.mark_as_shared()
@@ -122,7 +117,8 @@ class KeyShare:
             if not holders.session.expired and holders.reached.items() <= entitled.items():
                 return holders
         self.drop(room_id)
-        olm.create_outbound_group_session(room_id)
+        with olm._stored():
+            olm.create_outbound_group_session(room_id)
         self._holders[room_id] = _Holders(olm.outbound_group_sessions[room_id])
         log.info("room-key.new", room=room_id)
         return self._holders[room_id]
@@ -142,11 +138,11 @@ class KeyShare:
 
     async def _open_channels(self, wanted: Mapping[Pair, OlmDevice]) -> set[Pair]:
         """Claim one-time keys for the devices without an Olm session; the pairs for which there still is none."""
-        olm = self._session.olm
-        lacking = [d for d in wanted.values() if not olm.session_store.get(d.curve25519) or d in olm.wedged_devices]
+        store = self._session.olm.session_store
+        lacking = [device for device in wanted.values() if not store.get(device.curve25519)]
         if lacking:
             await self._claim(lacking)
-        return {(d.user_id, d.id) for d in lacking if not olm.session_store.get(d.curve25519)}
+        return {(device.user_id, device.id) for device in lacking if not store.get(device.curve25519)}
 
     async def _claim(self, lacking: Sequence[OlmDevice]) -> None:
         claims: dict[str, dict[str, str]] = {}
@@ -168,15 +164,10 @@ class KeyShare:
             log.warning("one-time-key.missing", user=device.user_id, device=device.id)
             return
         try:
-            olm.create_session(key, device.curve25519)
+            with olm._stored():
+                olm.create_session(key, device.curve25519)
         except ValueError:  # all of vodozemac's errors: a key that is no key, or an insecure exchange
             log.warning("one-time-key.malformed", user=device.user_id, device=device.id)
-            return
-        if device in olm.wedged_devices:
-            olm.wedged_devices.remove(device)
-            # What went through the broken channel was not read: each room's key goes through the new one again.
-            for holders in self._holders.values():
-                holders.again.add((device.user_id, device.id))
 
     # --- handing over ----------------------------------------------------------------------------------------------
 
@@ -189,20 +180,23 @@ class KeyShare:
         }
         for start in range(0, len(devices), DEVICES_PER_REQUEST):
             chunk = devices[start : start + DEVICES_PER_REQUEST]
+            if not all(self._devices.vouches_for(device) for device in chunk):
+                raise KeyNotShared(count=len(devices) - start)  # changed while we waited: to be judged anew
+            reached = {(device.user_id, device.id): device.curve25519 for device in chunk}
             try:
                 await self._to_devices("m.room.encrypted", [(d, self._encrypt_for(d, content)) for d in chunk])
             except (HomeserverAway, HomeserverRefused) as error:
                 log.warning("room-key.not-shared", room=room_id, devices=len(chunk))
                 raise KeyNotShared(count=len(devices) - start) from error
-            holders.reached.update({(d.user_id, d.id): d.curve25519 for d in chunk})
-            holders.again.difference_update((d.user_id, d.id) for d in chunk)
+            holders.reached.update(reached)
         if devices:
             log.info("room-key.shared", room=room_id, devices=len(devices))
 
     def _encrypt_for(self, device: OlmDevice, content: Mapping[str, str]) -> dict[str, Any]:
         olm = self._session.olm
         channel = olm.session_store.get(device.curve25519)
-        encrypted: dict[str, Any] = olm._olm_encrypt(channel, device, "m.room_key", dict(content))
+        with olm._stored():  # a channel that went on without being saved would never be read again
+            encrypted: dict[str, Any] = olm._olm_encrypt(channel, device, "m.room_key", dict(content))
         return encrypted
 
     async def _withhold(self, room_id: str, holders: _Holders, standings: Iterable[Standing]) -> None:

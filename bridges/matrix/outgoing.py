@@ -22,7 +22,7 @@ from bridges.matrix.rooms import Rooms
 from bridges.matrix.session import Session
 from bridges.ports import Alarm
 from storage.database import Database
-from trust.errors import EncryptionNotLoaded, EventRefusal, KeyNotShared, RoomNotReady, SecirError
+from trust.errors import EncryptionNotLoaded, EventRefusal, HomeserverAway, KeyNotShared, RoomNotReady, SecirError
 from trust.members import responders
 from trust.records import Group
 
@@ -96,8 +96,11 @@ class Outgoing:
     async def _put(self, room_id: str, wire: Mapping[str, Any], transaction: str) -> str:
         self._require_encryption()
         answer = await self._session.api.request("PUT", "rooms", room_id, "send", WIRE_TYPE, transaction, body=wire)
-        log.info("room.sent", room=room_id, event=answer["event_id"])
-        return str(answer["event_id"])
+        event_id = answer.get("event_id") if isinstance(answer, Mapping) else None
+        if not isinstance(event_id, str):
+            raise HomeserverAway  # something else answered in its place
+        log.info("room.sent", room=room_id, event_id=event_id)
+        return event_id
 
     async def _tell(self, group: Group, shared: Shared) -> None:
         """Report devices that were newly excluded; after the message, which must not wait for it, nor fail by it."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -19,7 +19,7 @@ from bridges.matrix.roomstate import RoomState
 from bridges.matrix.session import Session
 from bridges.ports import Alarm, Clock, Phrasebook
 from storage.database import Database
-from trust.errors import HomeserverRefused, RoomDrifted, RoomFault, RoomNotReady, StrangerInRoom
+from trust.errors import HomeserverAway, HomeserverRefused, RoomDrifted, RoomFault, RoomNotReady, StrangerInRoom
 from trust.members import responders
 from trust.records import Group, GroupId
 
@@ -34,12 +34,10 @@ OURS_TO_RESUME: Final = frozenset({RoomDrifted.code, StrangerInRoom.code})
 
 @dataclass(frozen=True, slots=True)
 class _Roll:
-    """The group as it is now, and who of its members is what, by Matrix id."""
+    """The group as it is now, and who may read in its room, by Matrix id."""
 
     group: Group
     readers: frozenset[str]
-    known: frozenset[str]
-    """Readers and all other members: no strangers, though some may not be in the room."""
 
 
 class Rooms:
@@ -80,7 +78,7 @@ class Rooms:
 
     async def _find(self, group: Group) -> str | None:
         joined = await self._session.api.request("GET", "joined_rooms")
-        for room_id in sorted(map(str, joined.get("joined_rooms", []))):
+        for room_id in sorted(map(str, _field(joined, "joined_rooms", list))):
             if roomstate.is_ours(group, self._session.user_id, await self._fetch(room_id)):
                 log.info("room.found", group=group.id, room=room_id)
                 return room_id
@@ -90,8 +88,9 @@ class Rooms:
         api, user = self._session.api, self._session.user_id
         version = roomstate.room_version(await api.request("GET", "capabilities"))
         made = await api.request("POST", "createRoom", body=roomstate.creation(group, user, version))
-        log.info("room.created", group=group.id, room=made["room_id"], version=version)
-        return str(made["room_id"])
+        room_id: str = _field(made, "room_id", str)
+        log.info("room.created", group=group.id, room=room_id, version=version)
+        return room_id
 
     # --- watching --------------------------------------------------------------------------------------------------
 
@@ -103,8 +102,9 @@ class Rooms:
     async def check(self, group: Group) -> frozenset[str]:
         """The joined users, if the room is as agreed and they all may read; a room that was stopped is resumed then.
 
-        Otherwise the group is stopped, those whom it concerns are told once, and RoomDrifted or StrangerInRoom is
-        raised; nothing may be sent. Raises RoomNotReady if there is no room yet, or it was stopped for another reason;
+        Otherwise RoomDrifted or StrangerInRoom is raised, and nothing may be sent; the group is stopped and those whom
+        it concerns are told, once, except while somebody whom we know, but who may not read here (any more), waits to
+        be removed by ``reconcile``. Raises RoomNotReady if there is no room yet, or it was stopped for another reason;
         HomeserverFault.
         """
         room_id = group.room_id
@@ -117,7 +117,7 @@ class Rooms:
             await self._resume(roll.group)
             return state.joined()
         self._seen.pop(room_id, None)
-        if isinstance(fault, RoomDrifted) or self._strangers(roll, state):
+        if isinstance(fault, RoomDrifted) or await self._unknown(self._others(roll, state)):
             await self._stop(group, fault)
         raise fault
 
@@ -128,16 +128,21 @@ class Rooms:
         types = roomstate.drift(group.room_pin, self._session.user_id, state)
         if types:
             return RoomDrifted(group=group.name, types=", ".join(types))
-        others = sorted(state.joined() - roll.readers - {self._session.user_id})
-        if others:
-            return StrangerInRoom(group=group.name, users=", ".join(others))
+        if others := self._others(roll, state):
+            return StrangerInRoom(group=group.name, users=", ".join(sorted(others)))
         if group.stopped is not None and group.stopped not in OURS_TO_RESUME:
             return RoomNotReady(group=group.name)
         return None
 
-    def _strangers(self, roll: _Roll, state: RoomState) -> frozenset[str]:
-        """Joined, and no members of any kind. A member who may not read here any more alarms nobody: see reconcile."""
-        return state.joined() - roll.known - {self._session.user_id}
+    def _others(self, roll: _Roll, state: RoomState) -> frozenset[str]:
+        """Joined, and not to read here."""
+        return state.joined() - roll.readers - {self._session.user_id}
+
+    async def _unknown(self, users: Iterable[str]) -> list[str]:
+        """Those who are nobody's Matrix id in our contacts."""
+        async with self._database.transaction() as tx:
+            contacts = {user: await tx.contacts.find(user) for user in sorted(users)}
+        return [user for user, found in contacts.items() if not any(user in contact.matrix_ids for contact in found)]
 
     async def _stop(self, group: Group, fault: RoomFault) -> None:
         async with self._database.transaction() as tx:
@@ -178,59 +183,70 @@ class Rooms:
         async with self._database.transaction() as tx:
             group = await tx.groups.get(group_id)
             members = await tx.members.of(group_id)
-        return _Roll(
-            group=group,
-            readers=frozenset(member.matrix_id for member in responders(members) if member.matrix_id),
-            known=frozenset(member.matrix_id for member in members if member.matrix_id),
-        )
+        readers = frozenset(member.matrix_id for member in responders(members) if member.matrix_id)
+        return _Roll(group=group, readers=readers)
 
     # --- keeping to the roll -----------------------------------------------------------------------------------------
 
     async def reconcile(self, group: Group) -> None:
         """Remove those who may not read in the room, then invite the readers who are missing.
 
-        Someone who is not a member at all is an alarm (StrangerInRoom), too. Nobody is invited who is invited already;
-        one person's trouble does not stop the others. Raises RoomNotReady, RateLimited and other HomeserverFaults:
-        what is left is done the next time.
+        It is an alarm (StrangerInRoom), too, if somebody is in the room whom we do not know at all, or who can't be
+        removed. Nobody is invited who is invited already; one person's trouble does not stop the others. Raises
+        RoomNotReady; RateLimited and other HomeserverFaults: what is left is done the next time.
         """
         if group.room_id is None:
             raise RoomNotReady(group=group.name)
         state = await self._fetch(group.room_id)
         roll = await self._roll(group.id)
-        strangers = sorted(self._strangers(roll, state))
+        unknown = await self._unknown(roomstate.outsiders(state, roll.readers, self._session.user_id))
+        alarming = set(unknown) & state.joined()
         try:
-            await self._remove(group.room_id, roll, state)
-            await self._invite(group.room_id, roll, state)
+            alarming |= await self._remove(roll, state, unknown)
+            await self._invite(roll, state)
         finally:
             self.changed(group.room_id)
-            if strangers:
-                await self._stop(group, StrangerInRoom(group=group.name, users=", ".join(strangers)))
+            if alarming:
+                await self._stop(group, StrangerInRoom(group=group.name, users=", ".join(sorted(alarming))))
 
-    async def _remove(self, room_id: str, roll: _Roll, state: RoomState) -> None:
+    async def _remove(self, roll: _Roll, state: RoomState, unknown: Container[str]) -> set[str]:
+        """Those who are in the room still, because the server did not remove them."""
+        left: set[str] = set()
         for user in sorted(roomstate.outsiders(state, roll.readers, self._session.user_id)):
-            reason = self._phrases.say("room-removed-member" if user in roll.known else "room-removed-stranger")
-            if await self._try(room_id, "kick", {"user_id": user, "reason": reason}):
+            reason = self._phrases.say("room-removed-stranger" if user in unknown else "room-removed-member")
+            if await self._try(roll.group, "kick", {"user_id": user, "reason": reason}):
                 log.info("room.removed", group=roll.group.id, user=user)
+            elif user in state.joined():
+                left.add(user)
+        return left
 
-    async def _invite(self, room_id: str, roll: _Roll, state: RoomState) -> None:
+    async def _invite(self, roll: _Roll, state: RoomState) -> None:
         for user in sorted(roll.readers):
-            if await self._is_due(room_id, user, state) and await self._try(room_id, "invite", {"user_id": user}):
+            if await self._is_due(roll.group, user, state) and await self._try(roll.group, "invite", {"user_id": user}):
                 log.info("room.invited", group=roll.group.id, user=user)
 
-    async def _is_due(self, room_id: str, user: str, state: RoomState) -> bool:
+    async def _is_due(self, group: Group, user: str, state: RoomState) -> bool:
         membership = state.members.get(user)
         if membership is None or (membership.state == "leave" and membership.by != user):
             return True
         if membership.state != "leave":
             return False  # joined, invited, or banned by someone: a person's decision
         async with self._database.transaction() as tx:
-            key = f"invited-again:{room_id}:{user}"
+            key = f"invited-again:{group.room_id}:{user}"
             return await tx.notices.first(key, self._clock.now(), again_after=ASK_AGAIN_AFTER)
 
-    async def _try(self, room_id: str, action: str, body: Mapping[str, Any]) -> bool:
+    async def _try(self, group: Group, action: str, body: Mapping[str, Any]) -> bool:
         try:
-            await self._session.api.request("POST", "rooms", room_id, action, body=body)
+            await self._session.api.request("POST", "rooms", str(group.room_id), action, body=body)
         except HomeserverRefused as error:
             log.warning("room.refused", action=action, user=body["user_id"], errcode=error.params.get("errcode"))
             return False
         return True
+
+
+def _field(answer: object, name: str, kind: type) -> Any:
+    """A field of an answer. Raises HomeserverAway if it is not there: something else answered in the server's place."""
+    value = answer.get(name) if isinstance(answer, Mapping) else None
+    if not isinstance(value, kind):
+        raise HomeserverAway
+    return value

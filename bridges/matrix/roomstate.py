@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from bridges.matrix.chain import entry
 from trust.records import Group
 
 CREATE: Final = "m.room.create"
@@ -103,11 +104,11 @@ def _parts(event: object) -> tuple[str, str, Mapping[str, Any], str]:
 
 def room_version(capabilities: Mapping[str, Any]) -> str:
     """The room version to ask for: the server's default, if it is a plain number (Matrix's own versions are)."""
-    offered = capabilities.get("capabilities", {}).get("m.room_versions", {})
+    offered = entry(capabilities, "capabilities", "m.room_versions")
     default = str(offered.get("default", ""))
     if default.isdecimal():
         return default
-    stable = [v for v, kind in offered.get("available", {}).items() if kind == "stable" and v.isdecimal()]
+    stable = [v for v, kind in entry(offered, "available").items() if kind == "stable" and v.isdecimal()]
     return max(stable, key=int, default=FALLBACK_VERSION)
 
 

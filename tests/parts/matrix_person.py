@@ -17,7 +17,7 @@ from urllib.parse import quote
 import vodozemac
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tests.parts.synapse import CLIENT_API, Account, Login, Synapse
+from tests.parts.synapse import CLIENT_API, Account, Login, MatrixRefused, Synapse
 
 ALGORITHMS: Final = ["m.olm.v1.curve25519-aes-sha2", "m.megolm.v1.aes-sha2"]
 
@@ -44,7 +44,7 @@ class HandDevice:
         self.room_keys: dict[str, vodozemac.InboundGroupSession] = {}
 
     def object(self) -> dict[str, Any]:
-        """The device object as it is uploaded, signed by the device, and by its owner if ``Identity.sign`` was called."""
+        """The device object as it is uploaded, signed by the device, and by its owner after ``HandIdentity.sign``."""
         body: dict[str, Any] = {
             "user_id": self.user,
             "device_id": self.id,
@@ -63,11 +63,14 @@ class HandDevice:
         self.account.generate_one_time_keys(count)
         found = {}
         for key_id, key in self.account.one_time_keys.items():
-            body: dict[str, Any] = {"key": key.to_base64()}
-            signature = self.account.sign(unsigned_bytes(body)).to_base64()
-            found[f"signed_curve25519:{key_id}"] = {**body, "signatures": {self.user: {f"ed25519:{self.id}": signature}}}
+            found[f"signed_curve25519:{key_id}"] = self.signed_key({"key": key.to_base64()})
         self.account.mark_keys_as_published()
         return found
+
+    def signed_key(self, body: dict[str, Any]) -> dict[str, Any]:
+        """``body`` with the device's signature, whatever is in it."""
+        signature = self.account.sign(unsigned_bytes(body)).to_base64()
+        return {**body, "signatures": {self.user: {f"ed25519:{self.id}": signature}}}
 
     def read(self, message: Mapping[str, Any]) -> dict[str, Any] | None:
         """The payload of an Olm to-device message's content; a room key in it is kept. None if it is not for us."""
@@ -218,3 +221,19 @@ def ghost(server: Synapse, account: Account) -> tuple[Login, HandDevice]:
     device = HandDevice(account.user_id, login.device_id)
     publish(server, login, device)
     return login, device
+
+
+def replace_identity(server: Synapse, account: Account, identity: HandIdentity) -> None:
+    """What "reset identity" in a client does, with the password."""
+    token = server.log_in(account).access_token
+    path, body = f"{CLIENT_API}/keys/device_signing/upload", identity.objects()
+    try:
+        server.call("POST", path, body, token=token)
+    except MatrixRefused as asked:
+        auth = {
+            "type": "m.login.password",
+            "session": asked.answer["session"],
+            "identifier": {"type": "m.id.user", "user": account.user_id},
+            "password": account.password,
+        }
+        server.call("POST", path, {**body, "auth": auth}, token=token)
