@@ -24,6 +24,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from bot import config_file, config_mistakes
@@ -55,6 +56,12 @@ PresentFile = Annotated[Path, AfterValidator(_from_folder), AfterValidator(_is_r
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty_keys(cls, values: object) -> object:
+        """A key without a value, as a section whose keys are all comments, is as good as left out."""
+        return {k: v for k, v in values.items() if v is not None} if isinstance(values, Mapping) else values
 
 
 class Database(Section):

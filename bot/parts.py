@@ -1,7 +1,10 @@
 """The real parts, made as the configuration says: the same for the command line and for the running bridge.
 
-Owns where things lie below ``data_dir`` and what is derived from the secret key. Starts nothing.
+Owns where things lie below ``data_dir`` and what is derived from the secret key. Starts nothing. The libraries behind
+a part are loaded when it is made, so that a command that needs one part does not wait for all.
 """
+
+# ruff: noqa: PLC0415 - see above
 
 from __future__ import annotations
 
@@ -13,17 +16,19 @@ import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from bot.config import Config
-from bridges.mail.incoming import ListenerSettings
-from bridges.mail.letters import LetterLimits
-from bridges.mail.outgoing import Relay, RelaySettings
-from bridges.matrix.session import MatrixSettings
-from bridges.openpgp.safe import GnuPGSafe
-from storage.database import Database
 from trust.errors import AnotherInstance, BadValue
+
+if TYPE_CHECKING:
+    from bridges.mail.incoming import ListenerSettings
+    from bridges.mail.letters import LetterLimits
+    from bridges.mail.outgoing import Relay
+    from bridges.matrix.session import MatrixSettings
+    from bridges.openpgp.safe import GnuPGSafe
+    from storage.database import Database
 
 PICKLE_KEY: Final = "secir/matrix-pickle"
 LIST_KEY: Final = "secir/list-key/"
@@ -97,6 +102,8 @@ def database_url(config: Config) -> str:
 
 def database(config: Config) -> Database:
     """Not opened yet."""
+    from storage.database import Database
+
     return Database(database_url(config), config.credentials.secret_key)
 
 
@@ -112,6 +119,8 @@ async def open_database(config: Config) -> AsyncIterator[Database]:
 
 
 def safe(config: Config) -> GnuPGSafe:
+    from bridges.openpgp.safe import GnuPGSafe
+
     secret = config.credentials.secret_key
     return GnuPGSafe(gnupg_directory(config), lambda address: derive(secret, LIST_KEY + address).hex())
 
@@ -128,6 +137,8 @@ async def open_safe(config: Config) -> AsyncIterator[GnuPGSafe]:
 
 
 def matrix_settings(config: Config) -> MatrixSettings:
+    from bridges.matrix.session import MatrixSettings
+
     return MatrixSettings(
         homeserver=config.matrix.homeserver,
         user_id=config.matrix.user_id,
@@ -138,6 +149,8 @@ def matrix_settings(config: Config) -> MatrixSettings:
 
 
 def relay(config: Config) -> Relay:
+    from bridges.mail.outgoing import Relay, RelaySettings
+
     given = config.mail.relay
     return Relay(
         RelaySettings(
@@ -154,11 +167,15 @@ def relay(config: Config) -> Relay:
 
 
 def letter_limits(config: Config) -> LetterLimits:
+    from bridges.mail.letters import LetterLimits
+
     return LetterLimits(attachments=config.limits.max_attachments, attachment_mb=config.limits.max_attachment_mb)
 
 
 def listener_settings(config: Config) -> list[ListenerSettings]:
     """Raises BadValue if a certificate and its key do not fit."""
+    from bridges.mail.incoming import ListenerSettings
+
     return [
         ListenerSettings(
             protocol=given.protocol,
