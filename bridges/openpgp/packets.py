@@ -30,7 +30,9 @@ MAY_BE_PARTIAL: Final = frozenset({8, 9, 11, SEIPD, AEAD})
 """Partial body lengths are for data packets only (RFC 9580, 4.2.1.4)."""
 
 MAX_SESSION_KEYS: Final = 256
-MAX_SESSION_KEY_BYTES: Final = 1024 * 1024
+BYTES_PER_SESSION_KEY: Final = 4096
+"""On average; so 256 of them are 1 MiB at most. One for RSA-4096 takes 524."""
+
 MIN_FIRST_PARTIAL: Final = 512
 
 HIDDEN: Final = "0" * 16
@@ -68,19 +70,19 @@ class Parts:
     tag: int
 
 
-def split(message: bytes) -> Parts:
+def split(message: bytes, most: int = MAX_SESSION_KEYS) -> Parts:
     """Take a binary encrypted message apart (the outer half of the strict grammar, docs/security.md).
 
-    1 to 256 PKESK packets of 1 MiB together, then exactly one integrity-protected data packet, then nothing. A
-    password packet (SKESK), a marker, padding or clear packet has no place here. Raises BrokenEncryption.
+    1 to ``most`` PKESK packets of 4 KiB each on average, then exactly one integrity-protected data packet, then
+    nothing. A password packet (SKESK), a marker, padding or clear packet has no place here. Raises BrokenEncryption.
     """
     try:
-        *before, data = _at_most(packets(message), MAX_SESSION_KEYS + 1)
+        *before, data = _at_most(packets(message), most + 1)
     except ValueError as error:
         raise BrokenEncryption from error
     size = sum(len(packet.body) for packet in before)
     only_session_keys = all(packet.tag == PUBLIC_KEY_SESSION_KEY for packet in before)
-    if not before or not only_session_keys or size > MAX_SESSION_KEY_BYTES or data.tag not in ENCRYPTED_DATA:
+    if not before or not only_session_keys or size > most * BYTES_PER_SESSION_KEY or data.tag not in ENCRYPTED_DATA:
         raise BrokenEncryption
     session_keys = tuple(SessionKey(_key_id(packet.body), packet.framed()) for packet in before)
     return Parts(session_keys, data.framed(), data.tag)

@@ -46,7 +46,7 @@ async def seal(runner: Runner, home: Home, ring: Keyring, entity: bytes, recipie
     wanted = _sealable(home.key, recipients)
     async with ring.holding(wanted) as arguments:
         message = await _encrypt(runner, home, entity, wanted, arguments)
-    parts = packets.split(message)
+    parts = packets.split(message, most=len(wanted) + 1)
     if parts.tag != packets.SEIPD:
         log.error("seal.wrong-packet", tag=parts.tag)
         raise SafeUnavailable

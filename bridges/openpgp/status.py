@@ -169,8 +169,6 @@ def _check_decryption(lines: Sequence[Line], list_key: Fingerprint) -> None:
     if seen != ENCRYPTION and not (_is_aead(lines) and seen == tuple(k for k in ENCRYPTION if k != "GOODMDC")):
         expired = {"EXPSIG", "VALIDSIG"} <= names
         raise _refusal(BadSignature if expired else BrokenEncryption, "decryption-incomplete")
-    if not _is_protected(lines):
-        raise _refusal(BrokenEncryption, "no-integrity-protection")
     if _only(lines, "DECRYPTION_KEY")[1:2] != (list_key,):
         raise _refusal(BrokenEncryption, "foreign-decryption-key")
 
@@ -185,12 +183,8 @@ def _check_agent(lines: Sequence[Line]) -> None:
 
 
 def _is_aead(lines: Sequence[Line]) -> bool:
+    """DECRYPTION_INFO: MDC method, cipher, AEAD algorithm (GnuPG 2.2 leaves it out, and says GOODMDC for AEAD too)."""
     return len(info := _only(lines, "DECRYPTION_INFO")) > 2 and info[2] != "0"
-
-
-def _is_protected(lines: Sequence[Line]) -> bool:
-    """DECRYPTION_INFO: MDC method, cipher, AEAD algorithm. One of the outer two is not nought."""
-    return _is_aead(lines) or _only(lines, "DECRYPTION_INFO")[0] not in ("", "0")
 
 
 def _check_order(lines: Sequence[Line]) -> None:

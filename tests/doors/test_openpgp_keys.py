@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -180,4 +181,4 @@ async def test_reading_a_key_leaves_nothing_behind(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     await safe.read_key(anna.public_key, datetime.now(UTC))
-    assert [] == list(tmp_path.iterdir())
+    assert [] == os.listdir(tmp_path)

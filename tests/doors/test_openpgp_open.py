@@ -12,7 +12,7 @@ import pytest
 from bridges.openpgp import packets
 from bridges.openpgp.process import Limits
 from bridges.openpgp.safe import GnuPGSafe
-from tests.parts.pgp import Crowd, Person
+from tests.parts.pgp import Crowd, Person, write_by_rnp, write_by_sq
 from trust.errors import (
     BadSignature,
     BrokenEncryption,
@@ -111,6 +111,29 @@ async def test_compression_text_mode_and_file_names_make_no_difference(
     message = anna.seal(b"one\ntwo\n", group.key.data, options=options)
     opened = await safe.open(group, message, [pinned(anna)])
     assert b"one\ntwo\n" == opened.data.replace(b"\r", b"")
+
+
+async def test_a_message_that_sequoia_made_opens(safe: GnuPGSafe, group: Group, anna: Person) -> None:
+    opened = await safe.open(group, write_by_sq(TEXT, anna.secret_key, group.key.data), [pinned(anna)])
+    assert (TEXT, anna.fingerprint) == (opened.data, opened.signer)
+
+
+@pytest.mark.parametrize(("options", "tag"), [((), packets.SEIPD), (("--aead=OCB",), packets.AEAD)])
+async def test_a_message_that_rnp_made_opens(
+    safe: GnuPGSafe, group: Group, anna: Person, options: tuple[str, ...], tag: int
+) -> None:
+    message = write_by_rnp(TEXT, anna.secret_key, group.key.data, *options)
+    assert tag == packets.split(message).tag
+    opened = await safe.open(group, message, [pinned(anna)])
+    assert (TEXT, anna.fingerprint) == (opened.data, opened.signer)
+
+
+async def test_a_flipped_bit_in_an_aead_packet_gives_nothing_away(safe: GnuPGSafe, group: Group, anna: Person) -> None:
+    message = bytearray(write_by_rnp(TEXT, anna.secret_key, group.key.data, "--aead=OCB"))
+    for place in (-1, -20, -60):
+        message[place] ^= 0x04
+        assert BrokenEncryption is await refusal(safe, group, bytes(message), anna)
+        message[place] ^= 0x04
 
 
 async def test_a_sender_who_hides_the_recipients_is_read(

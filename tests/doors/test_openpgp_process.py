@@ -32,9 +32,13 @@ def lives(pid: int) -> bool:
     return True
 
 
+def written(path: Path) -> str:
+    return path.read_text(encoding="ascii") if path.exists() else ""
+
+
 async def appears(path: Path) -> str:
     for _ in range(500):
-        if path.exists() and (text := path.read_text(encoding="ascii")).endswith("\n"):
+        if (text := written(path)).endswith("\n"):
             return text.strip()
         await asyncio.sleep(0.01)
     raise AssertionError(f"{path.name} did not appear")

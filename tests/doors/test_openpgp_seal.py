@@ -194,6 +194,16 @@ async def test_unusable_keys_cost_only_their_own_copies(
     assert ENTITY == people[4].open(copy_for(safe, sealed, people[4]), group.key.data).data
 
 
+async def test_a_list_of_260_is_sealed_to_by_one_call(safe: GnuPGSafe, group: Group, crowd: Crowd) -> None:
+    many = [
+        PublicKey(Fingerprint(packets.fingerprints(data)[0]), data)
+        for data in crowd.person("Crowd").add_certificates(260)
+    ]
+    sealed = await safe.seal(group, ENTITY, many)
+    assert 261 == len(set(sealed.session_keys.values()))
+    assert {group.key.fingerprint, *(key.fingerprint for key in many)} == set(sealed.session_keys)
+
+
 async def test_one_certificate_given_twice_is_sealed_to_once(
     safe: GnuPGSafe, group: Group, people: list[Person]
 ) -> None:
