@@ -169,7 +169,6 @@ class _SmtpConnection(SMTP):
     def _create_envelope(self) -> _Envelope:
         return _Envelope()
 
-    @property
     def _dialogue(self) -> Dialogue:
         assert isinstance(self.envelope, _Envelope)  # noqa: S101 - made by _create_envelope alone
         return self.envelope.dialogue
@@ -241,9 +240,9 @@ class _SmtpConnection(SMTP):
         await super().smtp_MAIL(arg)
 
     async def smtp_RCPT(self, arg: str | None) -> None:
-        accepted = len(self._dialogue.groups)
+        accepted = len(self._dialogue().groups)
         await super().smtp_RCPT(arg)
-        if len(self._dialogue.groups) == accepted:
+        if len(self._dialogue().groups) == accepted:
             self._refused += 1
         if self._refused > MAX_REFUSED:
             await self.push("421 4.7.0 Too many refused recipients")
@@ -254,7 +253,7 @@ class _SmtpConnection(SMTP):
 
         The mail ends at CR LF dot CR LF and at nothing else (RFC 5321, 4.1.1.4).
         """
-        groups = tuple(self._dialogue.groups)
+        groups = tuple(self._dialogue().groups)
         if not groups:
             await self.push("503 5.5.1 Error: need RCPT command")
             return
