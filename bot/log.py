@@ -27,10 +27,10 @@ VALUE: Final = re.compile(r"[\w@:.!$/+=,<>#|()*~%&?\[\]-]{0,255}")
 
 _WORDS: Final = """
 event level timestamp error errors cause where library dropped
-group member post mail event_id row delivery session room user device
-code errcode status reason reply kind state door target name action trigger type job
-count attempts held missing size seconds index wanted found version
-worker listener host port peer
+group member post mail event_id row delivery session room user device fingerprint fingerprints queue
+code errcode status reason reply kind kinds state door target name action trigger type job protocol failure tag
+count rows attempts failures held missing added given_up size seconds index devices events keys
+wanted found version oldest signal worker listener host port peer
 """
 KEYS: Final = frozenset(_WORDS.split())
 """Whatever else a line wants to carry is dropped, and its key named under ``dropped``."""

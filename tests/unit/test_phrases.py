@@ -52,8 +52,7 @@ def said() -> set[str]:
         for path in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text("utf-8"))):
                 if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "say" and node.args:
-                    first = node.args[0]
-                    keys |= {str(first.value)} if isinstance(first, ast.Constant) else set()
+                    keys |= {str(n.value) for n in ast.walk(node.args[0]) if isinstance(n, ast.Constant)}
     return {key for key in keys if re.fullmatch(r"[a-z]+(-[a-z]+)+", key)}
 
 
