@@ -73,12 +73,11 @@ def only_key(shown: Mapping[str, Any], user: str, usage: str) -> str | None:
     return public if _is_key(public) and key_id == f"ed25519:{public}" else None
 
 
-def entry(answer: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
+def entry(answer: object, *path: str) -> Mapping[str, Any]:
     """The object at ``path``; empty if there is none, or it is not an object."""
     for part in path:
-        inner = answer.get(part)
-        answer = inner if isinstance(inner, Mapping) else {}
-    return answer
+        answer = answer.get(part) if isinstance(answer, Mapping) else None
+    return answer if isinstance(answer, Mapping) else {}
 
 
 def _is_key(text: object) -> TypeGuard[str]:

@@ -250,7 +250,7 @@ async def _sign_device(session: Session, seeds: Seeds, shown: Mapping[str, Any])
     device["signatures"] = {session.user_id: {f"ed25519:{seeds.public('self_signing')}": signature}}
     body = {session.user_id: {session.device_id: device}}
     answer = await session.api.request("POST", "keys", "signatures", "upload", body=body)
-    if answer.get("failures"):
+    if entry(answer, "failures"):
         raise HomeserverRefused(errcode="M_INVALID_SIGNATURE", status=200)
     log.info("device.signed", user=session.user_id, device=session.device_id)
 

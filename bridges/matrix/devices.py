@@ -117,8 +117,7 @@ class Devices:
 
     async def _query(self, users: Sequence[str]) -> Mapping[str, Any]:
         body = {"device_keys": {user: [] for user in users}, "timeout": QUERY_TIMEOUT_MS}
-        answer = await self._session.api.request("POST", "keys", "query", body=body)
-        return answer if isinstance(answer, Mapping) else {}
+        return entry(await self._session.api.request("POST", "keys", "query", body=body))
 
     async def _pins(self, users: Sequence[str], answer: Mapping[str, Any], now: datetime) -> dict[str, _Pin]:
         """The pinned master keys; what is seen for the first time is pinned, and committed before it is used."""
