@@ -247,7 +247,7 @@ class RoomArrivals:
             if group and not error.retryable:
                 await tx.audit.add(now, "event.refused", group=group.id, subject=item.event_id, detail=error.code)
             author = await self._author(item, group, tx.members.by_matrix_id) if group else None
-        log.warning("event.failed", event=item.event_id, code=error.code, attempts=item.attempts)
+        log.warning("event.failed", event_id=item.event_id, code=error.code, attempts=item.attempts)
         if group and not error.retryable:
             await self._alarms.tell(group, error, about=author)
 
@@ -264,7 +264,7 @@ class RoomArrivals:
             else:
                 await tx.events.wait(item.id, session, error.code, again)
             author = await self._author(item, group, tx.members.by_matrix_id) if group else None
-        log.info("event.waits_for_key", event=item.event_id, session=session)
+        log.info("event.waits_for_key", event_id=item.event_id, session=session)
         if group and not silent:
             await self._alarms.tell(group, error, about=author)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
+import logging
 import shutil
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from demo.transcript import Transcript
+from tests.parts.bridge import Refused
 from tests.parts.messages import Message
 from tests.parts.synapse import Synapse
 from tests.parts.town import ADA, BORIS, CHEN, GROUP, Town
@@ -93,7 +95,7 @@ class Demo:
         out.check("Chen's program files it under the copy she got", original.message_id in chen_reads.references)
         answer = "I have the same filters running in Taipei."
         out.say(f"Chen answers by mail: {answer}")
-        await self.chen.write(f"Re: {chen_reads.subject}", answer, answers=chen_reads)
+        await self.chen.write(chen_reads.subject, answer, answers=chen_reads)
         in_room = await self.ada.wait_for(answer)
         out.shown("Ada (room)", in_room.body)
         out.check("the room shows it as a reply to Ada's message", in_room.reply_to == answered)
@@ -134,7 +136,11 @@ async def play(directory: Path, *, keep: bool) -> int:
         async with AsyncExitStack() as closing:
             town = await Town.build(closing, directory / "bridge", synapse, narrate=out.say)
             out.say(f"Synapse at {synapse.url}; the bridge takes mail at 127.0.0.1:{town.bridge.smtp_port}")
-            await tell(Demo(out, town))
+            try:
+                await tell(Demo(out, town))
+            except (TimeoutError, Refused) as error:
+                out.check(f"the story came to its end ({error!r})", held=False)
+                out.shown("Who mends it (the end of the bridge's log)", "\n".join(town.bridge.log.splitlines()[-25:]))
             if keep:
                 await stay(out, town)
     return out.close()
@@ -169,6 +175,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="stay up afterwards and say how to log in")
     arguments = parser.parse_args()
+    logging.getLogger("nio").setLevel(logging.CRITICAL)  # Ada's library talks of keys that are on their way
     # GnuPG's sockets need a short path.
     directory = Path(tempfile.mkdtemp(prefix="secir-"))
     try:
