@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 from storage.database import Database
 from storage.records import DeliveryItem, HeldItem
 from storage.store import Store
+from tests.parts.databases import SECRET, SqliteFiles
 from tests.storage import given
 from tests.storage.given import MINUTE, NOON
 from trust.records import DeliveryId, Door
@@ -168,10 +170,9 @@ async def test_a_claim_passes_over_what_another_is_claiming(postgres_pair: tuple
             assert [to_bob, None] == [await claimed(theirs), await claimed(theirs)]
 
 
-async def test_claims_use_their_indexes(database: Database, engine: str) -> None:
+async def test_claims_use_their_indexes(sqlite: SqliteFiles, tmp_path: Path) -> None:
     """However much was delivered before: a claim looks at what is due only."""
-    if engine == "postgresql":
-        return
+    database = Database(sqlite.migrated(tmp_path), SECRET)
     statements: list[str] = []
     async with database.transaction() as tx:
         connection = tx.deliveries._connection
@@ -186,4 +187,5 @@ async def test_claims_use_their_indexes(database: Database, engine: str) -> None
             plan = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}")
             steps = [row.detail for row in plan]
             assert [] == [step for step in steps if step.startswith("SCAN") or "TEMP B-TREE" in step], steps
+    await database.close()
     assert 3 == len(statements)
