@@ -81,15 +81,11 @@ def _what(error: Mapping[str, Any]) -> str:
         case "literal_error":
             return f"must be {str(context['expected']).replace(chr(39), '')}"
         case "greater_than_equal":
-            return f"must be at least {_shown(context['ge'])}"
+            return f"must be at least {context['ge']}"
         case "less_than_equal":
-            return f"must be at most {_shown(context['le'])}"
+            return f"must be at most {context['le']}"
         case kind:
             return WORDS.get(str(kind), "has a value that can't be used")
-
-
-def _shown(value: object) -> str:
-    return in_units(value) if isinstance(value, timedelta) else str(value)
 
 
 def _fix(error: Mapping[str, Any], model: Any) -> str:

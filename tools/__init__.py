@@ -1,0 +1,1 @@
+"""What works on the project itself: installing its parts, writing its generated documents."""
