@@ -327,6 +327,21 @@ async def test_a_home_that_lost_its_secret_key_is_noticed(crowd: Crowd) -> None:
     shutil.rmtree(crowd.directory / "lost")
 
 
+async def test_a_secret_key_that_goes_while_the_list_runs_is_a_fault_and_no_refusal_of_a_mail(
+    crowd: Crowd, people: list[Person]
+) -> None:
+    safe = GnuPGSafe(crowd.directory / "gone", lambda _: PASSPHRASE)
+    key = await safe.create_list_key(name="Gone", address=LIST)
+    message = people[0].seal(ENTITY, key.data)
+    await safe.open(named(key), message, [pinned(people[0])])
+    for secret in (crowd.directory / "gone").glob("*/private-keys-v1.d/*.key"):
+        secret.unlink()
+    with pytest.raises(SafeUnavailable):
+        await safe.open(named(key), message, [pinned(people[0])])
+    await safe.close()
+    shutil.rmtree(crowd.directory / "gone")
+
+
 @pytest.mark.parametrize(
     ("name", "address"), [("a\n%no-protection", LIST), ("", LIST), ("ok", "a@b>\nName-Real: x"), ("x <y@z>", LIST)]
 )

@@ -206,7 +206,7 @@ def read_by_rnp(message: bytes, secret_key: bytes, signer_key: bytes) -> bytes:
 
 
 def _certificates(exported: bytes) -> list[bytes]:
-    """Cut before each primary key. GnuPG writes old-format headers: bits 2-5 are the tag, 0-1 the size of the length."""
+    """Cut before each primary key. GnuPG writes old-format headers: bits 2-5 are the tag."""
     found: list[bytes] = []
     position = 0
     while position < len(exported):
@@ -237,7 +237,7 @@ def write_by_sq(data: bytes, secret_key: bytes, recipient_key: bytes) -> bytes:
 
 
 def write_by_rnp(data: bytes, secret_key: bytes, recipient_key: bytes, *options: str) -> bytes:
-    """RNP signs by ``secret_key`` and encrypts to ``recipient_key``; binary. ``options`` are its own (``--aead=OCB``)."""
+    """RNP signs by ``secret_key``, encrypts to ``recipient_key``; binary. ``options`` are its own (``--aead=OCB``)."""
     with tempfile.TemporaryDirectory(prefix="pgp-") as folder:
         files = _files(Path(folder), secret=secret_key, recipient=recipient_key, clear=data)
         home = ["--homedir", folder]

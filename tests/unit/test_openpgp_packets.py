@@ -80,7 +80,7 @@ def test_each_form_of_length_is_read_as_it_is_written(size: int) -> None:
         Packet(10, b"PGP").framed() + PKESK.framed() + DATA.framed(),
         PKESK.framed() + DATA.framed()[:-1],
         bytes((0x80 | 1 << 2 | 3,)) + PKESK.body,
-        in_chunks(PKESK, 4) + DATA.framed(),
+        in_chunks(Packet(1, PKESK.body + b"k" * 600)) + DATA.framed(),
         PKESK.framed() + in_chunks(DATA, 8),
     ],
     ids=[

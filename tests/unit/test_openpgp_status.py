@@ -215,6 +215,7 @@ def test_a_session_key_that_does_not_decrypt_is_broken_encryption(code: str) -> 
     [
         b"",
         status(*GOOD)[:-1],
+        status(*GOOD) + b"[GNUPG:] PROGRESS",
         status(*GOOD) + b"gpg: Good signature\n",
         status(*GOOD) + b"\n",
         status(*GOOD) + b" [GNUPG:] PROGRESS\n",
