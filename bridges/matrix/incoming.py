@@ -120,7 +120,7 @@ def _refuse_clear(event: Mapping[str, Any]) -> None:
     kind = event.get("type")
     said = entry(event, "content").get("msgtype")
     if kind == "m.room.message" and not (isinstance(said, str) and said.startswith(VERIFICATION)):
-        log.warning("event.in_clear", event=event.get("event_id"))
+        log.warning("event.in_clear", event_id=event.get("event_id"))
         raise NotEncryptedEvent
 
 

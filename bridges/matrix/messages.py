@@ -25,6 +25,8 @@ LONGEST_TEXT: Final = 65_536
 LONGEST_NAME: Final = 120
 OPAQUE: Final = "application/octet-stream"
 MEDIA_TYPE: Final = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,63}/[a-z0-9][a-z0-9!#$&^_.+-]{0,63}")
+UNPRINTABLE: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Unicode's Cc, except tab and line feed, and Cs. Format characters stay: they hold emoji together."""
 FALLBACK: Final = re.compile(r"> (\* )?<@[^>\n]+>")
 """How a client of before Matrix 1.13 begins a reply: with the lines it answers."""
 LAST_SECOND: Final = 253_402_300_799
@@ -148,8 +150,7 @@ def safe_name(name: str) -> str:
 
 def plain(text: str) -> str:
     """``text`` with line feeds only, and without control characters and halves of surrogate pairs."""
-    lines = text.replace("\r\n", "\n").replace("\r", "\n")
-    return "".join(c for c in lines if c in "\n\t" or unicodedata.category(c) not in {"Cc", "Cs"})
+    return UNPRINTABLE.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def _time(value: object) -> datetime | None:

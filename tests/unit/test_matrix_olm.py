@@ -216,7 +216,7 @@ def test_no_event_to_the_device_raises(machine: Machine, data: st.DataObject) ->
     assert machine.olm.receive(event).room_key_session is None
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(inside=ANYTHING)
 def test_no_inside_of_a_message_to_the_device_raises(machine: Machine, inside: object) -> None:
     eve = Writer(EVE, "EVEDEVICE")
