@@ -14,7 +14,7 @@ from bridges.matrix.roomstate import MARK
 from tests.parts.matrix_bot import Bot
 from tests.parts.matrix_person import HandPerson
 from tests.parts.synapse import MatrixRefused, Synapse
-from trust.errors import RoomDrifted, RoomNotReady, StrangerInRoom
+from trust.errors import HomeserverRefused, RoomDrifted, RoomNotReady, StrangerInRoom
 from trust.records import Group, MemberState
 
 
@@ -276,6 +276,19 @@ async def test_those_who_may_not_read_any_more_are_removed_with_a_reason(bot: Bo
     await bot.set_state(group, idle.user, MemberState.ACTIVE)
     await bot.rooms.reconcile(group)
     assert "invite" == (await _members(bot, group))[idle.user]
+
+
+async def test_a_removal_that_the_server_refuses_stops_the_room_and_is_an_alarm(bot: Bot, synapse: Synapse) -> None:
+    ada, ben = HandPerson.arrive(synapse, "ada"), HandPerson.arrive(synapse, "ben")
+    group = await _filled(bot, ada)
+    await bot.set_state(group, ada.user, MemberState.BLOCKED)
+    await bot.add(group, ben.user)
+    refused = HomeserverRefused(errcode="M_FORBIDDEN", status=403)
+    async with bot.obstacle("rooms", str(group.room_id), "kick", error=refused):
+        await bot.rooms.reconcile(group)
+    assert ["stranger-in-room"] == bot.alarms.codes()
+    assert "stranger-in-room" == await bot.stopped(group)
+    assert "invite" == (await _members(bot, group))[ben.user]
 
 
 async def test_an_invited_stranger_is_uninvited(bot: Bot, synapse: Synapse) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.parts.matrix_bot import Bot
 from tests.parts.matrix_person import HandDevice, HandIdentity, HandPerson, ghost, publish, replace_identity, to_device
+from tests.parts.responder import Responder
 from tests.parts.synapse import CLIENT_API, Synapse
 from trust.errors import HomeserverAway, KeyNotShared, RateLimited, StrangerInRoom
 from trust.records import Group, MemberState
@@ -53,6 +54,15 @@ async def test_members_read_what_the_bot_says(bot: Bot, synapse: Synapse) -> Non
         await bot.say(group, text)
     assert ["one", "two", "three"] == _texts(ada, group) == _texts(ben, group)
     assert [] == bot.alarms.heard
+
+
+async def test_a_client_that_shuts_out_unsigned_devices_reads_the_bot(bot: Bot, synapse: Synapse) -> None:
+    async with await Responder.create(synapse, "strict", strict=True) as strict:
+        group = await bot.group(strict.user_id)
+        await bot.rooms.reconcile(group)
+        await strict.accept_invite(group.room_id)
+        await bot.say(group, "one")
+        assert "one" == (await strict.wait_for("one")).body
 
 
 async def test_a_ghost_in_a_members_account_gets_no_key_and_one_alarm_while_the_room_goes_on(
