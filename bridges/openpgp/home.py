@@ -22,7 +22,8 @@ import gnupg
 import structlog
 
 from bridges.openpgp import packets
-from bridges.openpgp.process import environment
+from bridges.openpgp.process import Runner, environment
+from bridges.openpgp.status import keywords
 from trust.errors import BadValue, ListKeyMissing, SafeUnavailable
 from trust.records import Fingerprint, PublicKey
 
@@ -61,7 +62,7 @@ def place(root: Path, address: str) -> Path:
     return root / hashlib.sha256(address.encode()).hexdigest()[:16]
 
 
-async def create(root: Path, *, name: str, address: str, passphrase: str, program: str = "gpg") -> PublicKey:
+async def create(runner: Runner, root: Path, *, name: str, address: str, passphrase: str) -> PublicKey:
     """Make the list's key (ed25519 and cv25519, no expiry), or give back the one that is there.
 
     All or nothing: it grows in a directory of its own that takes its place at the end, so a kill leaves no half home.
@@ -73,13 +74,17 @@ async def create(root: Path, *, name: str, address: str, passphrase: str, progra
         if not _is_plain(value):
             raise BadValue(what=what, example="tld-ops")
     if final.is_dir():
-        return await asyncio.to_thread(_public_key, final, program)
+        return await asyncio.to_thread(_public_key, final, runner.program)
     growing = await asyncio.to_thread(_begin, root)
     try:
-        key = await asyncio.to_thread(_generate, growing, name, address, passphrase, program)
+        await start_agent(growing)
+        key = await _generate(runner, growing, name, address, passphrase)
         await stop_agent(growing)
         os.rename(growing, final)
+    except OSError as error:
+        raise SafeUnavailable from error
     finally:
+        await stop_agent(growing)
         shutil.rmtree(growing, ignore_errors=True)
     log.info("list-key.created", fingerprint=key.fingerprint)
     return key
@@ -132,10 +137,23 @@ def _begin(root: Path) -> Path:
     return growing
 
 
-def _generate(home: Path, name: str, address: str, passphrase: str, program: str) -> PublicKey:
-    """One batch call makes primary key and subkey. python-gnupg feeds it by standard input and logs none of it."""
-    gpg = _gnupg(home, program)
-    recipe = gpg.gen_key_input(
+async def _generate(runner: Runner, home: Path, name: str, address: str, passphrase: str) -> PublicKey:
+    """One batch call makes primary key and subkey.
+
+    The passphrase comes by its pipe: were it in the recipe, GnuPG would leave it with the agent between the two keys,
+    and an agent that keeps nothing has forgotten it whenever a second ends just then.
+    """
+    recipe = await asyncio.to_thread(_recipe, home, runner.program, name, address)
+    outcome = await runner.run(home, ("--full-generate-key",), data=recipe.encode(), passphrase=passphrase)
+    if outcome.returncode != 0 or len(keywords(outcome.status, "KEY_CREATED")) != 1:
+        log.error("list-key.not-created", code=outcome.returncode)
+        raise SafeUnavailable
+    shutil.rmtree(home / "openpgp-revocs.d", ignore_errors=True)
+    return await asyncio.to_thread(_public_key, home, runner.program)
+
+
+def _recipe(home: Path, program: str, name: str, address: str) -> str:
+    made = _gnupg(home, program).gen_key_input(
         key_type="EDDSA",
         key_curve="ed25519",
         key_usage="sign,cert",
@@ -146,13 +164,8 @@ def _generate(home: Path, name: str, address: str, passphrase: str, program: str
         name_email=address,
         expire_date=0,
         preferences="AES256 AES192 AES SHA512 SHA384 SHA256 ZLIB ZIP Uncompressed",
-        passphrase=passphrase,
     )
-    if not gpg.gen_key(recipe):
-        log.error("list-key.not-created")
-        raise SafeUnavailable
-    shutil.rmtree(home / "openpgp-revocs.d", ignore_errors=True)
-    return _public_key(home, program)
+    return str(made)
 
 
 def _public_key(home: Path, program: str) -> PublicKey:
@@ -170,7 +183,7 @@ def _public_key(home: Path, program: str) -> PublicKey:
 
 
 def _gnupg(home: Path, program: str) -> gnupg.GPG:
-    """python-gnupg for making and exporting keys; it never judges a signature (docs/security.md)."""
+    """python-gnupg, to write a recipe and to export; it never judges a signature (docs/security.md)."""
     options = ["--no-options", "--no-auto-check-trustdb", "--disable-dirmngr", "--pinentry-mode", "loopback"]
     try:
         gpg = gnupg.GPG(gpgbinary=program, gnupghome=str(home), options=options, env=environment())

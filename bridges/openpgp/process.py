@@ -76,7 +76,7 @@ class Runner:
 
     def __init__(self, limits: Limits, program: str = "gpg") -> None:
         self.limits = limits
-        self._program = program
+        self.program = program
         self._slots = asyncio.Semaphore(limits.processes or os.cpu_count() or 1)
 
     async def run(
@@ -93,7 +93,7 @@ class Runner:
         Raises SafeUnavailable when it can't start, takes too long or dies by a signal. Ending the task ends the child.
         """
         cap = self.limits.plaintext_bytes if cap is None else cap
-        command = [self._program, "--homedir", str(home), *OPTIONS, "--max-output", str(cap)]
+        command = [self.program, "--homedir", str(home), *OPTIONS, "--max-output", str(cap)]
         async with self._slots:
             try:
                 async with asyncio.timeout(self.limits.seconds):

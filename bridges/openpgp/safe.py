@@ -54,7 +54,6 @@ class GnuPGSafe:
     ) -> None:
         self._directory = directory
         self._passphrase = passphrase
-        self._program = program
         self._runner = Runner(limits or Limits(), program)
         self._lists: dict[str, _List] = {}
         self._opening = asyncio.Lock()
@@ -96,9 +95,7 @@ class GnuPGSafe:
         """
         await self.version()
         passphrase = self._passphrase(address)
-        return await home.create(
-            self._directory, name=name, address=address, passphrase=passphrase, program=self._program
-        )
+        return await home.create(self._runner, self._directory, name=name, address=address, passphrase=passphrase)
 
     async def version(self) -> str:
         """GnuPG's version. Raises SafeUnavailable if it can't run or is older than 2.2.8."""

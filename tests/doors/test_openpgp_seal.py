@@ -14,7 +14,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from bridges.openpgp import packets
+from bridges.openpgp.home import _recipe, create
 from bridges.openpgp.keyring import impersonators
+from bridges.openpgp.process import Limits, Runner
 from bridges.openpgp.safe import GnuPGSafe
 from bridges.openpgp.sealing import deal
 from bridges.ports import Sealed
@@ -295,6 +297,23 @@ async def test_a_list_key_is_made_once_and_its_home_is_closed_to_others(crowd: C
     assert (await safe.probe(named(first, "u@lists.test"))).decrypts
     await safe.close()
     shutil.rmtree(directory)
+
+
+async def test_a_list_key_does_not_lean_on_the_agents_memory(crowd: Crowd) -> None:
+    """An agent that keeps nothing forgets a recipe's passphrase between primary key and subkey, one time in fifty."""
+    safe = GnuPGSafe(crowd.directory / "many", lambda _: PASSPHRASE)
+    made = [await safe.create_list_key(name="Many", address=f"{number}@lists.test") for number in range(8)]
+    assert 8 == len({key.fingerprint for key in made})
+    assert "assphrase" not in _recipe(crowd.directory, "gpg", "Many", LIST)
+    shutil.rmtree(crowd.directory / "many")
+
+
+async def test_a_list_key_that_cannot_be_made_leaves_nothing(crowd: Crowd) -> None:
+    starved = Runner(Limits(memory_bytes=1024 * 1024))
+    with pytest.raises(SafeUnavailable):
+        await create(starved, crowd.directory / "none", name="None", address=LIST, passphrase=PASSPHRASE)
+    assert [] == os.listdir(crowd.directory / "none")
+    shutil.rmtree(crowd.directory / "none")
 
 
 async def test_a_probe_shows_that_the_list_key_signs_and_decrypts(safe: GnuPGSafe, group: Group) -> None:
