@@ -10,8 +10,10 @@ import re
 from typing import Final
 
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
-_CONTROL_IN_TEXT: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")
-_NEWLINE: Final = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
+_IN_TEXT: Final = dict.fromkeys((*range(9), 11, 12, *range(14, 32), *range(127, 160))) | dict.fromkeys(
+    (0x0D, 0x85, 0x2028, 0x2029), "\n"
+)
+"""Control characters go, exotic line ends become line ends."""
 _BLANK: Final = re.compile(r"\s+")
 _UNSEEN: Final = dict.fromkeys((0x061C, 0x200B, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A), 0xFEFF))
 """Bidirectional controls and marks of no width: they let one name look like another (Unicode TR 36)."""
@@ -69,5 +71,5 @@ def one_line(text: str) -> str:
 
 def lines(text: str) -> str:
     """For a body: ``\\n`` between lines, no control characters but tabs, no blank lines around it."""
-    text = _CONTROL_IN_TEXT.sub("", _NEWLINE.sub("\n", _whole(text))).rstrip()
+    text = _whole(text).replace("\r\n", "\n").translate(_IN_TEXT).rstrip()
     return re.sub(r"\A(?:[ \t\xa0]*\n)+", "", text)

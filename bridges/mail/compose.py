@@ -25,7 +25,7 @@ PREFACE_FIELD: Final = "Secir-Preface"
 """Inside the seal: how many lines before the text are not the author's."""
 LOOP_FIELD: Final = "X-Loop"
 
-_OURS: Final = letters.LetterLimits(attachments=mime.MAX_PARTS, attachment_mb=1024)
+_OURS: Final = letters.LetterLimits(attachments=mime.MAX_PARTS, attachment_mb=1024, text_octets=2**30)
 """An entity of ours was judged when it was made: limits that are stricter now must not make it unreadable."""
 _PREAMBLE: Final = "This is an OpenPGP/MIME encrypted message (RFC 4880 and 3156)"
 _TEXT_TYPE: Final = 'text/plain; charset="utf-8"'
@@ -44,11 +44,11 @@ def write_entity(heading: Heading, content: Content, phrases: Phrasebook) -> byt
     preface = _preface(heading, phrases)
     text = "\n".join([*preface, charsets.lines(content.text)])
     head = [*_inner_fields(heading, content, phrases), (PREFACE_FIELD, str(len(preface)))]
-    mark = '; protected-headers="v1";\r\n hp="cipher"'
+    mark = ';\r\n protected-headers="v1"; hp="cipher"'
     if not content.attachments:
         return fields.block([*head, *_text_fields(mark)]) + _quoted(text)
     boundary = _boundary()
-    kind = f'multipart/mixed; boundary="{boundary}"{mark}'
+    kind = f'multipart/mixed;\r\n boundary="{boundary}"{mark}'
     parts = [fields.block(_text_fields("")) + _quoted(text), *(_file(each) for each in content.attachments)]
     return fields.block([*head, ("Content-Type", kind)]) + _joined(parts, boundary)
 

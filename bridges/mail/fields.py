@@ -95,8 +95,9 @@ def parameters(value: str) -> tuple[str, Mapping[str, str]]:
             sections.setdefault(section[1], []).append((int(section[2] or 0), bool(section[3]), text))
         else:
             plain.setdefault(name, decode(text))
-    plain |= {name: _join(pieces) for name, pieces in sections.items()}
-    return charsets.one_line(main).lower(), plain
+    # Programs that give both forms mean the plain one for all readers (Kopano; so does Delta Chat).
+    joined = {name: _join(pieces) for name, pieces in sections.items()}
+    return charsets.one_line(main).lower(), joined | plain
 
 
 def _unquote(text: str) -> str:
@@ -168,7 +169,7 @@ def parameter(name: str, value: str) -> str:
     value = charsets.one_line(value)
     if _PLAIN.match(value) and len(value) < 60 and "=?" not in value:
         return f';\r\n {name}="{value}"'
-    encoded = re.findall(r"(?:%..|[^%]){1,50}", "utf-8''" + quote(value, safe=""))
+    encoded = re.findall(r"(?:%..|[^%]){1,17}", "utf-8''" + quote(value, safe=""))
     if len(encoded) == 1:
         return f";\r\n {name}*={encoded[0]}"
     return "".join(f";\r\n {name}*{number}*={piece}" for number, piece in enumerate(encoded))
@@ -183,5 +184,5 @@ def block(fields: Iterable[Field]) -> bytes:
     for name, value in fields:
         if re.search(r"[\r\n]", value.replace("\r\n ", "")) or not value.isascii():
             raise ValueError(f"{name} would inject a header field")
-        out.append(f"{name}: {value}\r\n")
+        out.append(f"{name}: {value}".rstrip() + "\r\n")
     return ("".join(out) + "\r\n").encode("ascii")

@@ -38,12 +38,15 @@ class LetterLimits:
 
     attachments: int = 10
     attachment_mb: int = 10
+    text_octets: int = 1024 * 1024
+    """Of one text part, as on the wire. Nobody reads more in a message: a longer one is handed on as a file."""
 
 
 @dataclass(slots=True)
 class _Reading:
     """What is found while the tree is walked."""
 
+    limits: LetterLimits
     protected: bool
     hidden: bool
     """``hp="cipher"``: parts may hold a legacy display of the headers (RFC 9788, 2.1.2)."""
@@ -113,7 +116,7 @@ def _bound_to(root: Part) -> tuple[str, ...]:
 
 
 def read_content(root: Part, limits: LetterLimits, *, protected: bool = False, hidden: bool = False) -> Content:
-    reading = _Reading(protected, hidden)
+    reading = _Reading(limits, protected, hidden)
     _walk(root, reading, at_root=True)
     if len(reading.files) > limits.attachments:
         raise TooManyAttachments(limit=limits.attachments)
@@ -152,7 +155,7 @@ def _choose(alternative: Part, reading: _Reading) -> None:
 
 
 def _walked(part: Part, reading: _Reading) -> _Reading:
-    fresh = _Reading(reading.protected, reading.hidden)
+    fresh = _Reading(reading.limits, reading.protected, reading.hidden)
     _walk(part, fresh)
     return fresh
 
@@ -161,7 +164,9 @@ def _is_text(part: Part, reading: _Reading, *, at_root: bool) -> bool:
     """A text that is there to be read, not a text file."""
     if part.media_type not in {"text/plain", "text/html"} or part.disposition == "attachment":
         return False
-    if part.media_type == "text/html" and len(part.body) > readable.MAX_HTML:
+    if len(part.body) > reading.limits.text_octets:
+        return False
+    if part.media_type == "text/html" and not readable.can_be_text(part.decoded()):
         return False
     return at_root or not part.filename or (part.disposition == "" and not reading.texts and not reading.files)
 

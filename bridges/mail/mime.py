@@ -22,6 +22,7 @@ MAX_PARTS: Final = 200
 MAX_DEPTH: Final = 20
 
 _BLANK_LINE: Final = re.compile(rb"(?:\A|\r?\n)\r?\n")
+_REST_OF_LINE: Final = re.compile(rb"[ \t]{0,100}(?:\r?\n|\Z)")
 _FIRST_FIELD: Final = re.compile(rb"[!-9;-~]+[ \t]*:")
 
 
@@ -137,15 +138,13 @@ def _pieces(body: bytes, boundary: str) -> list[bytes]:
     """What stands between the delimiters (RFC 2046, 5.1.1), the last one also if its end is missing."""
     if not boundary:
         return []
-    mark = re.escape(boundary.encode("utf-8", "replace"))
-    delimiter = re.compile(rb"(?:\A|\r?\n)--" + mark + rb"(--)?[ \t]*(?=\r?\n|\Z)")
     pieces: list[bytes] = []
     start: int | None = None
-    for match in delimiter.finditer(body):
+    for before, after, last in _delimiters(body, b"--" + boundary.encode("utf-8", "replace")):
         if start is not None:
-            pieces.append(body[start : match.start()])
-        start = None if match[1] else _next_line(body, match.end())
-        if match[1]:
+            pieces.append(body[start:before])
+        start = None if last else after
+        if last:
             break
         if len(pieces) > MAX_PARTS:
             raise Unreadable
@@ -154,5 +153,17 @@ def _pieces(body: bytes, boundary: str) -> list[bytes]:
     return pieces
 
 
-def _next_line(body: bytes, end: int) -> int:
-    return end + (2 if body[end : end + 2] == b"\r\n" else 1)
+def _delimiters(body: bytes, mark: bytes) -> Iterator[tuple[int, int, bool]]:
+    """Each line that is ``mark``: where the text before it ends, where the text after it begins, if it is the last.
+
+    By ``find``, which is an order of magnitude faster than a regular expression on the lines of a large mail.
+    """
+    at = body.find(mark)
+    while at >= 0:
+        end = at + len(mark)
+        last = body.startswith(b"--", end)
+        tail = _REST_OF_LINE.match(body, end + 2 * last)
+        if tail and (at == 0 or body[at - 1] == 0x0A):
+            before = at - 2 if body[max(at - 2, 0) : at] == b"\r\n" else max(at - 1, 0)
+            yield before, tail.end(), last
+        at = body.find(mark, end)

@@ -25,6 +25,7 @@ TRANSACTION_SECONDS: Final = 240.0
 """For the whole of one transaction, the slow answer to the final dot included: less than the lease of a delivery."""
 
 _ENHANCED: Final = re.compile(r"[245]\.\d{1,3}\.\d{1,3}")
+_ADDRESS: Final = re.compile(r"[^\s<>\x00-\x1f\x7f]+@[^\s<>\x00-\x1f\x7f]+")
 _LOGIN_WANTED: Final = frozenset({530, 534, 535, 538})
 
 
@@ -70,6 +71,8 @@ class Relay:
         Raises RelayAway, RelayBusy (4xx), RelayRefused (5xx), RelayNotTrusted. When the connection breaks behind the
         final dot the mail may have been taken all the same (RFC 1047): the next try bears the same Message-ID.
         """
+        if not _ADDRESS.fullmatch(recipient):
+            raise RelayRefused(reply="")  # the library would send to whatever it finds in it
         async with self._places:
             try:
                 async with asyncio.timeout(TRANSACTION_SECONDS):

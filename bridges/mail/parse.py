@@ -17,10 +17,8 @@ from trust.errors import MailBroken, MailIsAutomatic, MailIsSmime, MailNotEncryp
 MAX_HOPS: Final = 30
 """Received fields; more of them mean a loop."""
 
-_ARMOUR: Final = re.compile(
-    rb"^-----BEGIN PGP MESSAGE-----[ \t]*\r?$.*?^-----END PGP MESSAGE-----[ \t]*\r?$", re.MULTILINE | re.DOTALL
-)
-_BEGIN: Final = re.compile(rb"^-----BEGIN PGP ", re.MULTILINE)
+_BEGIN: Final = b"-----BEGIN PGP MESSAGE-----"
+_END: Final = b"-----END PGP MESSAGE-----"
 _VERSION: Final = re.compile(rb"^Version:[ \t]*1[ \t]*\r?$", re.MULTILINE | re.IGNORECASE)
 _SMIME: Final = frozenset({"application/pkcs7-mime", "application/x-pkcs7-mime"})
 _SMIME_SIGNATURE: Final = frozenset({"application/pkcs7-signature", "application/x-pkcs7-signature"})
@@ -131,7 +129,9 @@ def _of_parts(parts: tuple[Part, ...]) -> bytes:
 
 def _inline(text: bytes) -> bytes:
     """The one armoured message that is all there is in ``text``."""
-    found = _ARMOUR.search(text)
-    if not found or len(_BEGIN.findall(text)) != 1 or (text[: found.start()] + text[found.end() :]).strip():
+    message = text.replace(b"\r\n", b"\n").strip()
+    first, _, rest = message.partition(b"\n")
+    alone = message.count(b"-----BEGIN PGP ") == 1 and message.count(b"-----END PGP ") == 1
+    if first.rstrip() != _BEGIN or not rest.endswith(b"\n" + _END) or not alone:
         raise MailNotEncrypted
-    return found[0].replace(b"\r\n", b"\n") + b"\n"
+    return message + b"\n"

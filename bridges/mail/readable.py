@@ -13,8 +13,10 @@ import nh3
 
 from bridges.mail import charsets
 
-MAX_HTML: Final = 2 * 1024 * 1024
-"""Characters of HTML that are turned into text; a larger part is handed on as a file."""
+MAX_HTML: Final = 1024 * 1024
+"""Octets of HTML that are turned into text."""
+MAX_NESTING: Final = 500
+"""Elements inside each other: building the tree takes time by the square of them."""
 
 _BLOCKS: Final = frozenset(
     {"p", "div", "blockquote", "pre", "ul", "ol", "li", "table", "tr", "h1", "h2", "h3", "h4", "h5", "h6", "hr"}
@@ -23,7 +25,23 @@ _APART: Final = frozenset({"p", "pre", "ul", "ol", "table", "h1", "h2", "h3", "h
 """Blocks with a blank line before and after them."""
 _KEPT: Final = _BLOCKS | {"a", "br", "td", "th"}
 _DROPPED: Final = {"script", "style", "head", "title", "template", "noscript", "mx-reply"}
-_QUOTE_MARKS: Final = re.compile(r"(>*)( ?)(.*)", re.DOTALL)
+_TAG: Final = re.compile(rb"<(/?)([A-Za-z][A-Za-z0-9:]*)")
+_NEVER_NESTED: Final = frozenset(
+    b"area base br col dd dt hr img input li link meta option p tbody td th thead tr wbr".split()
+)
+"""Elements that are empty, or that end where the next one of their kind begins."""
+
+
+def can_be_text(html: bytes) -> bool:
+    """Whether this page is small and flat enough to be turned into text; otherwise it is a file."""
+    if len(html) > MAX_HTML:
+        return False
+    depth = deepest = 0
+    for closing, name in _TAG.findall(html):
+        if name.lower() not in _NEVER_NESTED:
+            depth += -1 if closing and depth else not closing
+            deepest = max(deepest, depth)
+    return deepest <= MAX_NESTING
 
 
 def from_html(html: str) -> str:
@@ -113,18 +131,15 @@ class _Writer(HTMLParser):
 
 def unflow(text: str, *, delete_space: bool) -> str:
     """``format=flowed`` lines joined to paragraphs (RFC 3676, 4), quotes of different depth kept apart."""
-    out: list[str] = []
+    out: list[list[str]] = []
     open_depth: int | None = None
     for line in text.replace("\r\n", "\n").split("\n"):
-        marks, stuffing, rest = _QUOTE_MARKS.fullmatch(line).groups()  # type: ignore[union-attr]  # matches any line
-        depth = len(marks)
-        shown = rest if depth or stuffing else line
-        signature = shown == "-- "
-        if open_depth == depth and not signature:
-            out[-1] += shown
-        else:
-            out.append(("> " * depth) + shown if depth else shown)
-        open_depth = depth if shown.endswith(" ") and not signature else None
-        if open_depth is not None and delete_space:
-            out[-1] = out[-1][:-1]
-    return "\n".join(out)
+        rest = line.lstrip(">")
+        depth = len(line) - len(rest)
+        shown = rest.removeprefix(" ")  # what was stuffed
+        flows = shown.endswith(" ") and shown != "-- "
+        if open_depth != depth or shown == "-- ":
+            out.append(["> " * depth])
+        out[-1].append(shown[:-1] if flows and delete_space else shown)
+        open_depth = depth if flows else None
+    return "\n".join("".join(pieces) for pieces in out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import smtplib
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -13,7 +14,7 @@ from pathlib import Path
 import aiosmtplib
 import pytest
 
-from bridges.mail import incoming, reception
+from bridges.mail import incoming, parse
 from tests.parts.mail import LIST, Mailroom, Wire, encrypted_mail, mailroom, self_signed
 from trust.errors import StoreAway
 
@@ -105,7 +106,7 @@ async def test_a_mistake_of_ours_is_never_answered_with_250(room: Mailroom, monk
     def broken(raw: bytes) -> None:
         raise ZeroDivisionError("secret words")
 
-    monkeypatch.setattr(reception.parse, "read_envelope", broken)
+    monkeypatch.setattr(parse, "read_envelope", broken)
     wire = await Wire.to(room.port)
 
     assert await wire.mail(encrypted_mail()) == "421 4.3.0 Internal error, closing the connection"
@@ -164,6 +165,20 @@ async def test_a_line_of_a_hundred_thousand_octets_is_no_reason_to_lose_a_mail(r
 
     assert (await wire.mail(raw)).startswith("250 ")
     assert [raw] == [stored for _, stored in await room.stored()]
+
+
+async def test_neither_logger_nor_aiosmtpd_tells_what_was_said(
+    room: Mailroom, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    wire = await Wire.to(room.port)
+    await wire.mail(encrypted_mail(headers=b"X-Canary: kanarienvogel\n"), LIST, "kanarienvogel@lists.test")
+    await wire.mail(PLAIN.replace(b"hi", b"kanarienvogel"))
+
+    told = [record for record in caplog.records if record.name != "aiosqlite"]  # it repeats SQL: bot.log silences it
+    out, err = capsys.readouterr()
+    assert "mail.taken_in" in out
+    assert [word for word in ("kanarienvogel", "ada@", "tld-ops") if word in f"{told}{out}{err}"] == []
 
 
 # --- recipients ------------------------------------------------------------------------------------------------------

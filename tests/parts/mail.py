@@ -138,7 +138,7 @@ class Mailroom:
 
     async def stored(self) -> list[tuple[GroupId, bytes]]:
         """What was taken in, claimed one after the other and finished."""
-        found = []
+        found: list[tuple[GroupId, bytes]] = []
         while True:
             async with self.database.transaction() as tx:
                 item = await tx.mails.claim(NOW + timedelta(minutes=1), lease=timedelta(minutes=5))
