@@ -46,7 +46,9 @@ def execute(work: Function, call: Call) -> int:
 
 
 async def _awaited(work: Function, call: Call) -> int | None:
-    return await work(call)
+    code = await work(call)
+    call.console.out.flush()  # here, where a reader that has gone is no fault, and not when Python ends
+    return code
 
 
 def _refused(console: Console, error: SecirError) -> int:
