@@ -22,7 +22,7 @@ _NAME: Final = re.compile(rb"[!-9;-~]+\Z")
 _FOLD: Final = re.compile(r"\r?\n[ \t]*")
 _WORD: Final = re.compile(r"=\?([^?\s*]+)(?:\*[^?\s]*)?\?([bBqQ])\?([^?]*)\?=")
 _BETWEEN_WORDS: Final = re.compile(r"(\?=)\s+(?==\?[^?\s]+\?[bBqQ]\?)")
-_PARAMETER: Final = re.compile(r';\s*([^\s=;"]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^;]*)')
+_PARAMETER: Final = re.compile(r'[; ] ?([^\s=;"]+) ?= ?("(?:[^"\\]|\\.)*"|[^;]*)')
 _SECTION: Final = re.compile(r"([^*]+)(?:\*(\d{1,3}))?(\*)?\Z")
 _ADDRESS: Final = re.compile(r"[^\s<>()\[\]\\,;:\"@]{1,64}@[^\s<>()\[\]\\,;:\"@]{1,255}")
 _PLAIN: Final = re.compile(r"[ !#-\[\]-~]*\Z")
@@ -84,11 +84,15 @@ def from_base64(raw: bytes) -> bytes:
 
 
 def parameters(value: str) -> tuple[str, Mapping[str, str]]:
-    """The main value in lower case, and the parameters (RFC 2045, 2231; encoded words in them are read, too)."""
-    main, semicolon, rest = value.partition(";")
+    """The main value in lower case, and the parameters (RFC 2045, 2231; encoded words in them are read, too).
+
+    A semicolon that was forgotten between them is added.
+    """
+    value = re.sub(r"\s+", " ", value).strip()
+    main = re.split("[; ]", value, maxsplit=1)[0]
     plain: dict[str, str] = {}
     sections: dict[str, list[tuple[int, bool, str]]] = {}
-    for match in _PARAMETER.finditer(semicolon + rest):
+    for match in _PARAMETER.finditer(value, len(main)):
         name, text = match[1].lower(), _unquote(match[2].strip())
         section = _SECTION.match(name) if "*" in name else None
         if section:

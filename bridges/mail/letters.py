@@ -22,7 +22,7 @@ LONGEST_NAME: Final = 120
 """Characters of a file's name."""
 LONGEST_SUBJECT: Final = 250
 
-_CONTENT_FIELD: Final = re.compile(rb"(?:[!-9;-~]+:[^\n]*\n(?:[ \t][^\n]*\n)*)*?content-type[ \t]*:", re.IGNORECASE)
+_MIME_FIELDS: Final = frozenset({"content-type", "content-transfer-encoding", "mime-version"})
 _UNSAFE: Final = re.compile(r'[<>:"|?*\x00-\x1f]')
 _MEDIA_TYPE: Final = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,63}/[a-z0-9][a-z0-9!#$&^_.+-]{0,63}")
 _SILENT: Final = frozenset({"application/pgp-signature", "application/pgp-encrypted"})
@@ -98,7 +98,8 @@ def _letter(content: Content, subject: str, envelope: Envelope, bound_to: tuple[
 
 def _root(entity: bytes) -> tuple[Part, bool]:
     """The part to read, and whether it came out of the wrapper of RFC 8551, 3.1 (``forwarded=no``)."""
-    if not _CONTENT_FIELD.match(entity, 0, mime.MAX_HEADERS):
+    headers, _ = mime.head_of(entity[: mime.MAX_HEADERS])
+    if not _MIME_FIELDS & {name for name, _ in headers}:
         return Part((), entity, "text/plain", {}), False  # the text of an inline message has no MIME headers
     root = mime.read(entity)
     if root.media_type == "message/rfc822" and root.parameters.get("forwarded", "").lower() == "no":
@@ -143,14 +144,13 @@ def _walk(part: Part, reading: _Reading, *, at_root: bool = False) -> None:
 def _choose(alternative: Part, reading: _Reading) -> None:
     """Plain text if there is any, else the last form that has text; what is no text in the others is kept as files."""
     forms = [_walked(child, reading) for child in alternative.children]
-    plain = [
-        form
+    written = [
+        (child.media_type == "text/plain", form.texts)
         for child, form in zip(alternative.children, forms, strict=True)
-        if child.media_type == "text/plain" and any(text.strip() for text in form.texts)
+        if any(text.strip() for text in form.texts)
     ]
-    best = next(iter(plain), None) or next((form for form in reversed(forms) if form.texts), None)
-    if best:
-        reading.texts += best.texts
+    if written:
+        reading.texts += next((texts for plain, texts in written if plain), written[-1][1])
     reading.files += [part for form in forms for part in form.files]
 
 

@@ -155,6 +155,7 @@ async def mailroom(
     protocol: Literal["smtp", "lmtp"] = "smtp",
     max_mb: int = 1,
     tls: ssl.SSLContext | None = None,
+    port: int = 0,
 ) -> AsyncIterator[Mailroom]:
     """A listener for the group ``tld-ops`` and one more, ``other@lists.test``."""
     database = Database(f"sqlite:///{folder / 'secir.db'}", bytes(32))
@@ -165,7 +166,7 @@ async def mailroom(
         await _add_group(tx, "other")
     arrivals: list[None] = []
     listener = Listener(
-        ListenerSettings(protocol, "127.0.0.1", 0, "mx.lists.test", max_mb, tls),
+        ListenerSettings(protocol, "127.0.0.1", port, "mx.lists.test", max_mb, tls),
         database=database,
         phrases=Sentences(),
         clock=StoppedClock(),
@@ -283,8 +284,10 @@ class MailSink:
 
 
 @asynccontextmanager
-async def mail_sink(*, tls: ssl.SSLContext | None = None, password: str | None = None) -> AsyncIterator[MailSink]:
-    """A sink on a free port. With ``password``, ``secir`` must log in (over TLS, if there is TLS)."""
+async def mail_sink(
+    *, tls: ssl.SSLContext | None = None, password: str | None = None, port: int = 0
+) -> AsyncIterator[MailSink]:
+    """A sink on ``port``, or on a free one. With ``password``, ``secir`` must log in (over TLS, if there is TLS)."""
     sink = MailSink()
 
     def login(server: Any, session: Any, envelope: Any, mechanism: str, data: Any) -> AuthResult:
@@ -304,7 +307,7 @@ async def mail_sink(*, tls: ssl.SSLContext | None = None, password: str | None =
             loop=asyncio.get_running_loop(),
         )
 
-    server = await asyncio.get_running_loop().create_server(connection, "127.0.0.1", 0)
+    server = await asyncio.get_running_loop().create_server(connection, "127.0.0.1", port)
     sink.port = server.sockets[0].getsockname()[1]
     try:
         yield sink

@@ -154,6 +154,18 @@ def test_plain_text_is_preferred_to_a_page() -> None:
     assert content(mixed(page, kind=b"multipart/alternative")).text == "page"
 
 
+def test_an_empty_last_form_does_not_hide_the_text_of_another() -> None:
+    page = b"Content-Type: text/html\n\n<p>page</p>"
+
+    assert content(mixed(page, b"\n", kind=b"multipart/alternative")).text == "page"
+
+
+def test_a_forgotten_semicolon_does_not_hide_the_parts() -> None:
+    entity = b'Content-Type: multipart/mixed\n\tboundary="b"\n\n--b\n\nhello\n--b--\n'
+
+    assert content(entity).text == "hello"
+
+
 def test_a_page_becomes_readable_text() -> None:
     page = (
         b"Content-Type: text/html; charset=utf-8\n\n<html><head><title>t</title><style>p {}</style></head><body>"
