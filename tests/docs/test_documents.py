@@ -134,9 +134,12 @@ def test_the_changelog_begins_with_what_is_not_released_yet_or_with_this_version
 
 @pytest.mark.parametrize("name", [path.name for path in ROOT.glob("requirements*")])
 def test_locks_name_no_registry_and_no_place_on_a_machine(name: str) -> None:
-    assert re.findall(
-        r"https?://\S+|file:\S+|--(?:extra-)?index-url|--find-links|^-e .*", (ROOT / name).read_text("utf-8")
-    ) == []
+    assert (
+        re.findall(
+            r"https?://\S+|file:\S+|--(?:extra-)?index-url|--find-links|^-e .*", (ROOT / name).read_text("utf-8")
+        )
+        == []
+    )
 
 
 def pinned(name: str) -> dict[str, str]:
