@@ -60,10 +60,11 @@ AnyWorker: TypeAlias = Worker[MailItem] | Worker[EventItem] | Worker[DeliveryIte
 
 @dataclass(frozen=True, slots=True)
 class Bells:
-    """Who is woken by what: mail came, events came, there is something to deliver."""
+    """Who is woken by what: mail came, events came, a room changed, there is something to deliver."""
 
     mails: Bell
     events: Bell
+    rooms: Bell
     to_room: Bell
     to_members: Bell
 
@@ -80,7 +81,7 @@ class Bridge:
         self._config = config
         self._database = database
         self._clock = clock
-        self._bells = Bells(Bell(), Bell(), Bell(), Bell())
+        self._bells = Bells(Bell(), Bell(), Bell(), Bell(), Bell())
         self._safe = parts.safe(config)
         rules = Rules(signature_max_age=config.limits.signature_max_age)
         intake = Intake(
@@ -141,9 +142,13 @@ class Bridge:
         return Listeners(
             on_events=bell.ring,
             on_room_key=lambda _: bell.ring(),
-            on_state=self.rooms.changed,
+            on_state=self._room_changed,
             on_devices=devices.changed,
         )
+
+    def _room_changed(self, room_id: str) -> None:
+        self.rooms.changed(room_id)
+        self._bells.rooms.ring()
 
     def _workers(self) -> tuple[list[AnyWorker], list[AnyWorker]]:
         """Those that need the homeserver, and the others."""
@@ -170,12 +175,18 @@ class Bridge:
         if rows:
             log.info("work.recovered", rows=rows)
 
+    async def _tend_rooms(self) -> None:
+        """Look after the rooms whenever one changed and, by the clock, when the roll may have."""
+        await self._reached.wait()
+        while True:
+            try:
+                await self.reconcile()
+            except SecirError as fault:
+                log.warning("rooms.untended", code=fault.code)
+            await self._bells.rooms.wait(self._config.matrix.reconcile_every.total_seconds())
+
     async def reconcile(self) -> None:
-        """Bring rooms and roll together, and send what waited for a key. One group's trouble stops no other."""
-        if await self.carrier.release_held():
-            self._bells.ring_deliveries()
-        if not self._reached.is_set():
-            return
+        """Bring rooms and roll together. One group's trouble stops no other."""
         async with self._database.transaction() as tx:
             groups = await tx.groups.all()
         for group in groups:
@@ -188,6 +199,11 @@ class Bridge:
             await self.rooms.check(with_room)
         except RoomFault as fault:
             log.warning("room.unsafe", group=group.name, code=fault.code)
+
+    async def release_held(self) -> None:
+        """Send what waited for a key that is there now."""
+        if await self.carrier.release_held():
+            self._bells.ring_deliveries()
 
     async def beat(self) -> None:
         """Say that we live, where ``secir health`` looks."""
@@ -202,7 +218,10 @@ class Bridge:
             async with asyncio.TaskGroup() as tasks:
                 for listener in self.listeners:
                     await listener.start()
-                endless = [tasks.create_task(self._keep_synced()), tasks.create_task(self._schedule().run())]
+                endless = [
+                    tasks.create_task(each)
+                    for each in (self._keep_synced(), self._tend_rooms(), self._schedule().run())
+                ]
                 working = [tasks.create_task(self._work(worker)) for worker in self.workers]
                 log.info("bridge.running")
                 await stop.wait()
@@ -223,11 +242,17 @@ class Bridge:
         try:
             await self._session.publish_keys()
             await crosssigning.ensure(self._session, self._database)
-            await self.sync.round()
+            await self._first_position()
         except (HomeserverAway, RateLimited) as fault:
             log.warning("bridge.waits_for_homeserver", code=fault.code)
             return False
         return True
+
+    async def _first_position(self) -> None:
+        async with self._database.transaction() as tx:
+            known = await tx.events.position(self._session.user_id)
+        if known is None:
+            await self.sync.round()
 
     async def _work(self, worker: AnyWorker) -> None:
         if worker in self._room_workers:
@@ -245,7 +270,7 @@ class Bridge:
 
     def _schedule(self) -> Schedule:
         schedule = Schedule()
-        schedule.every(self._config.matrix.reconcile_every, "reconcile", self.reconcile)
+        schedule.every(self._config.matrix.reconcile_every, "release-held", self.release_held)
         schedule.every(HEARTBEAT, "heartbeat", self.beat)
         return schedule
 

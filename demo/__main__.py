@@ -134,7 +134,7 @@ async def play(directory: Path, *, keep: bool) -> int:
     out.scene("Starting a throw-away homeserver, a mail sink and the bridge")
     with Synapse(directory / "synapse") as synapse:
         async with AsyncExitStack() as closing:
-            town = await Town.build(closing, directory / "bridge", synapse, narrate=out.say)
+            town = await Town.build(closing, synapse, narrate=out.say)
             out.say(f"Synapse at {synapse.url}; the bridge takes mail at 127.0.0.1:{town.bridge.smtp_port}")
             try:
                 await tell(Demo(out, town))
@@ -176,7 +176,6 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="stay up afterwards and say how to log in")
     arguments = parser.parse_args()
     logging.getLogger("nio").setLevel(logging.CRITICAL)  # Ada's library talks of keys that are on their way
-    # GnuPG's sockets need a short path.
     directory = Path(tempfile.mkdtemp(prefix="secir-"))
     try:
         return asyncio.run(play(directory, keep=arguments.keep))

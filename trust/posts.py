@@ -27,7 +27,7 @@ class Submission:
     signed_at: datetime | None = None
     """For a mail: the time inside the signature."""
     bound_to: tuple[str, ...] = ()
-    """For a mail: addresses that the signed headers name; empty if the headers are not protected."""
+    """For a mail: addresses and List-Ids that the signed headers name; empty if the headers are not protected."""
     from_addresses: tuple[str, ...] = ()
 
 
@@ -80,7 +80,8 @@ def postdated(post: Submission, group: Group, rules: Rules) -> Refuse | None:
 
 def made_for_another_list(post: Submission, group: Group, rules: Rules) -> Refuse | None:
     """Surreptitious forwarding: what was signed for others is not a post to us (SECURITY T-REP-01)."""
-    if not post.bound_to or group.address.casefold() in {a.casefold() for a in post.bound_to}:
+    ours = {group.address.casefold(), group.address.casefold().replace("@", ".")}  # List-Id: RFC 2919, 2
+    if not post.bound_to or ours & {name.casefold() for name in post.bound_to}:
         return None
     return Refuse(errors.SignedForAnotherList())
 

@@ -57,7 +57,7 @@ class MailMember:
         self.key_file = person.home / "public.asc"
         self.key_file.write_bytes(person.armoured_key)
         self.list_fingerprint = ""
-        self._list_key = b""
+        self.list_key = b""
         self._list_address = list_address
         self._bridge = bridge
         self._sink = sink
@@ -72,7 +72,7 @@ class MailMember:
         self.person.close()
 
     def learn_list_key(self, key: bytes) -> None:
-        self._list_key = key
+        self.list_key = key
         self.list_fingerprint = self.person.learn(key)
 
     # --- reading -----------------------------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ class MailMember:
         assert version.get_content_type() == "application/pgp-encrypted"
         message = sealed.get_payload(decode=True)
         assert isinstance(message, bytes)
-        opened = self.person.open(message, self._list_key)
+        opened = self.person.open(message, self.list_key)
         inner = email.message_from_bytes(opened.data, policy=email.policy.default)
         assert isinstance(inner, EmailMessage)
         return Letter(
@@ -135,7 +135,7 @@ class MailMember:
         """Write to the list, signed and encrypted, headers protected; the Message-ID with its angle brackets."""
         message_id = email.utils.make_msgid(domain=self.address.partition("@")[2])
         entity = self._entity(subject, text, message_id, answers, files or {})
-        message = await asyncio.to_thread(self.person.seal, entity, self._list_key)
+        message = await asyncio.to_thread(self.person.seal, entity, self.list_key)
         await self.hand_over(self.wrap(message, message_id=message_id, answers=answers))
         return message_id
 

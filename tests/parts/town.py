@@ -6,9 +6,10 @@ Made by the commands that an operator types, each of which is told to ``narrate`
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -39,14 +40,14 @@ class Town:
     ada: Responder
     boris: MailMember
     chen: MailMember
-    closing: AsyncExitStack
-    narrate: Callable[[str], None]
+    closing: AsyncExitStack = field(repr=False)
+    narrate: Callable[[str], None] = field(repr=False)
+    rooms: list[str] = field(default_factory=list)
 
     @classmethod
     async def build(
         cls,
         closing: AsyncExitStack,
-        directory: Path,
         synapse: Synapse,
         *,
         settings: Mapping[str, Any] | None = None,
@@ -54,6 +55,8 @@ class Town:
         narrate: Callable[[str], None] = _in_silence,
     ) -> Self:
         """Everybody there, the bridge running, the group not made yet. ``closing`` ends it all."""
+        # GnuPG's sockets need a short path.
+        directory = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="town-", dir="/tmp")))
         sink = await closing.enter_async_context(mail_sink())
         bridge = Bridge(
             directory,
@@ -84,7 +87,13 @@ class Town:
             )
             await self.operator("member", "add", GROUP, person.name, "--by", "mail")
             person.learn_list_key(list_key)
-        return await self.ada.accept_invite(timeout=JOINED)
+        self.rooms.append(await self.ada.accept_invite(timeout=JOINED))
+        return self.room
+
+    @property
+    def room(self) -> str:
+        """The group's room."""
+        return self.rooms[0]
 
     async def operator(self, *words: str) -> str:
         """What the operator types; the answer. Raises Refused."""
