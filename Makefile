@@ -57,7 +57,7 @@ clean: ## Remove what these commands made
 
 .venv/.stamp: requirements-dev.lock pyproject.toml tools/make-environment
 	@PYTHON="$(PYTHON)" tools/make-environment .venv requirements-dev.lock
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(BIN)/pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 .parts/synapse/.stamp: requirements-synapse.lock tools/make-environment | .parts/.system

@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from bot.__main__ import execute
 from bot.cli.command import Call, function
@@ -61,10 +62,14 @@ class Terminal:
 
 
 def at_work(
-    directory: Path, *, homeserver: str = "https://matrix.example.org", user: str = "@secir:example.org"
+    directory: Path,
+    *,
+    homeserver: str = "https://matrix.example.org",
+    user: str = "@secir:example.org",
+    environ: Mapping[str, str] = MappingProxyType({}),
 ) -> Terminal:
-    """A terminal where ``secir init`` was done."""
+    """A terminal where ``secir init`` was done. ``environ`` comes on top of the secret key."""
     (directory / "secir.yaml").write_text(LEAST.format(homeserver=homeserver, user=user))
-    terminal = Terminal(directory, {"SECIR_SECRET_KEY": SECRET})
+    terminal = Terminal(directory, {"SECIR_SECRET_KEY": SECRET, **environ})
     terminal.ok("init")
     return terminal
