@@ -36,6 +36,10 @@ class Once:
         self._at = at
         self._who = who
 
+    async def told(self, tx: Store) -> bool:
+        """Whether it was told, looked up before anything is sealed for it."""
+        return await tx.notices.told(self.key, self._at, again_after=self._who.again_after)
+
     async def first(self, tx: Store) -> bool:
         """Whether this is the first time, or the first after the pause that the audience allows."""
         return await tx.notices.first(self.key, self._at, again_after=self._who.again_after)
@@ -63,13 +67,15 @@ class Alarms:
         who = audience(error)
         if who == NOBODY:
             return
-        log.warning("alarm", code=error.code, group=group.name, member=about.id if about else None)
+        once = Once(_key(group, error, about), self._clock.now(), who)
         async with self._database.transaction() as tx:
+            if await once.told(tx):
+                return
             everybody = await tx.members.of(group.id)
+        log.warning("alarm", code=error.code, group=group.name, member=about.id if about else None)
         room, readers = self._reach(who, about, everybody)
         if not room and not readers:
             return
-        once = Once(_key(group, error, about), self._clock.now(), who)
         await self._notify(group, self._phrases.explain(error), room=room, members=readers, answers=answers, once=once)
 
     async def _concerned(self, tx: Store, group: Group, error: SecirError) -> Member | None:

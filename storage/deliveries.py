@@ -88,6 +88,16 @@ class Deliveries:
         """It waits for a usable key of its member; nothing waits for it."""
         await leases.settle(self._connection, deliveries, delivery, DeliveryState.HELD, code, session_key=None)
 
+    async def hold_for(self, member: MemberId, code: str) -> int:
+        """The key of ``member`` changed: what is queued was sealed to the old one, and waits to be sealed anew.
+
+        One that a worker has in hand goes out as it is. Returns how many.
+        """
+        queued = deliveries.c.member_id == member, deliveries.c.state == DeliveryState.QUEUED
+        values = {"state": DeliveryState.HELD, "code": code, "session_key": None, "due_at": None}
+        free = deliveries.c.leased_until.is_(None)
+        return (await self._connection.execute(update(deliveries).where(*queued, free).values(values))).rowcount
+
     async def held_for(self, member: MemberId) -> list[HeldItem]:
         """What waits for a usable key of ``member``, oldest first."""
         held = deliveries.c.member_id == member, deliveries.c.state == DeliveryState.HELD

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import false
+from sqlalchemy import false, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage.columns import insert_into
@@ -16,6 +16,13 @@ class Notices:
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
+
+    async def told(self, key: str, at: datetime, *, again_after: timedelta | None = None) -> bool:
+        """Whether ``key`` is not to be told now. Changes nothing: what was only looked at is still the first time."""
+        last = (
+            await self._connection.execute(select(notices.c.told_at).where(notices.c.key == key))
+        ).scalar_one_or_none()
+        return last is not None and (again_after is None or last > at - again_after)
 
     async def first(self, key: str, at: datetime, *, again_after: timedelta | None = None) -> bool:
         """Whether ``key`` is to be told now: the first time, and again once ``again_after`` has gone by."""

@@ -1,4 +1,4 @@
-"""A bridge that is killed between the receipt of an event and its handling: ``python -m tests.parts.takes_in_and_dies``.
+"""A bridge that is killed between the receipt of an event and its handling: ``python -m`` this module.
 
 It is the product's own bridge with its workers not started: it syncs until an event is stored, claims it as a worker
 would, and then ends as in a crash, by SIGKILL.
