@@ -41,6 +41,9 @@ CHUNK: Final = 64 * 1024
 MIB: Final = 1024 * 1024
 MXC: Final = re.compile(r"mxc://([A-Za-z0-9.:\[\]-]{1,255})/([A-Za-z0-9_-]{1,255})")
 ERRCODE: Final = re.compile(r"[A-Z0-9_.a-z-]{1,64}")
+BRACKETS_AND_STRINGS: Final = re.compile(rb'[\[\]{}]|"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+DEEPEST: Final = 200
+"""Levels of an answer that are read if there are too many: Synapse allows an event a hundred."""
 DEFAULT_WAIT: Final = 5.0
 """Seconds to wait after a 429 that names no time."""
 LONGEST_WAIT: Final = 3600.0
@@ -163,12 +166,37 @@ async def _body(response: ClientResponse, limit: int | None) -> bytes:
 def read_json(answer: bytes) -> Any:
     """The JSON of an answer. Raises HomeserverAway for what is none: something else answers in the server's place.
 
-    What the standard knows no word for (``NaN``, ``Infinity``) becomes null, so that it can be stored again.
+    What the standard knows no word for (``NaN``, ``Infinity``) becomes null, so that it can be stored again. So does
+    what is nested so deeply that Python can't read it: anybody may send that to our device, and a sync that can't be
+    read would be the last one.
     """
     try:
-        return json.loads(answer, parse_constant=lambda _: None)
-    except (ValueError, RecursionError) as error:
+        try:
+            return json.loads(answer, parse_constant=_null)
+        except RecursionError:
+            return json.loads(shallow(answer), parse_constant=_null)
+    except ValueError as error:
         raise HomeserverAway from error
+
+
+def shallow(answer: bytes) -> bytes:
+    """JSON in which every value below ``DEEPEST`` levels is null."""
+    kept: list[bytes] = []
+    depth = begin = 0
+    for token in BRACKETS_AND_STRINGS.finditer(answer):
+        if token[0] in b"[{":
+            depth += 1
+            if depth == DEEPEST + 1:
+                kept += [answer[begin : token.start()], b"null"]
+        elif token[0] in b"]}":
+            if depth == DEEPEST + 1:
+                begin = token.end()
+            depth -= 1
+    return b"".join([*kept, answer[begin:]])
+
+
+def _null(_: str) -> None:
+    return None
 
 
 def refusal(status: int, headers: Mapping[str, str], answer: bytes, *, with_token: bool) -> HomeserverFault:

@@ -91,20 +91,19 @@ class Incoming:
         return Attachment(file.name, file.media_type, data)
 
     async def _genuine(self, room_id: str, event: Mapping[str, Any]) -> Decrypted:
-        """The inside of the event, if it is the sender's own. A device that is not known as good is asked about."""
-        decrypted = self._session.olm.decrypt(room_id, event)
-        if decrypted.verified:
-            return decrypted
-        standing = (await self._devices.refresh([decrypted.sender]))[decrypted.sender]
-        decrypted = self._session.olm.decrypt(room_id, event)
+        """The inside of the event, if it is the sender's own, by what is known of the sender's devices now."""
+        olm, sender = self._session.olm, self._session.olm.decrypt(room_id, event).sender
+        # Also for a device that was good so far: its owner's identity may have changed since. Free if nothing did.
+        standing = (await self._devices.refresh([sender]))[sender]
+        decrypted = olm.decrypt(room_id, event)
         if not decrypted.verified and standing.problem is None and self._not_asked(decrypted.session_id):
             # Signed a moment ago, and the homeserver has not told us yet. Once per session, or it could be hammered.
-            standing = (await self._devices.refresh([decrypted.sender], force=True))[decrypted.sender]
-            decrypted = self._session.olm.decrypt(room_id, event)
+            standing = (await self._devices.refresh([sender], force=True))[sender]
+            decrypted = olm.decrypt(room_id, event)
         if standing.problem is not None:
             raise type(standing.problem)(**standing.problem.params)
         if not decrypted.verified:
-            raise UnverifiedDevice(user=decrypted.sender, device=decrypted.device_id)
+            raise UnverifiedDevice(user=sender, device=decrypted.device_id)
         return decrypted
 
     def _not_asked(self, session_id: str) -> bool:

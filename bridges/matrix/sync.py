@@ -40,6 +40,8 @@ LONGEST_PAUSE: Final = 60.0
 """Seconds between two tries while the homeserver is away."""
 SHORTEST_ROUND: Final = 1.0
 """Seconds: a server that answers at once with nothing new is not asked more often."""
+DEEPEST_EVENT: Final = 100
+"""Levels of nesting that an event may have; Synapse allows no more."""
 MESSAGE_TYPES: Final = frozenset({"m.room.encrypted", "m.room.message"})
 """A message in clear is kept too: it is refused later, so that its author is told."""
 NOTHING: Final[Mapping[str, object]] = {"types": []}
@@ -90,6 +92,7 @@ class Sync:
         self._tell = listeners
         self._long_poll = long_poll
         self._failures = 0
+        self._caught_up = False
         self._new_keys: list[str] = []
         """Sessions whose keys came and whose events are not woken yet: an answer asked for twice brings none twice."""
 
@@ -130,6 +133,7 @@ class Sync:
             new = await tx.events.take_in(self._session.user_id, position, events)
             for session_id in self._new_keys:
                 await tx.events.wake(session_id)
+        self._caught_up = True
         self._ring(new, changed_rooms(rooms, answer))
         await self._after(answer)
         return position != since
@@ -141,7 +145,8 @@ class Sync:
             return await tx.events.position(self._session.user_id)
 
     async def _ask(self, since: str | None) -> Mapping[str, Any]:
-        wait = self._long_poll.total_seconds()
+        # The first answer is wanted at once: others wait for it at the start.
+        wait = self._long_poll.total_seconds() if self._caught_up else 0.0
         query = {"filter": FILTER, "timeout": str(int(wait * 1000))}
         if since is None:
             # The bot makes its rooms itself, and asks others in only after its first sync: nothing that is older was
@@ -230,6 +235,10 @@ class Sync:
         if sender == self._session.user_id:
             # Whatever device of our account it came from: what the bot says must never come back into the list.
             return None
+        if is_deeper(event, DEEPEST_EVENT):
+            # No client makes such an event, and storing it would fail, again and again.
+            log.warning("sync.event_too_deep", room=room_id, event_id=event_id)
+            return None
         return NewEvent(room_id, event_id, sender, {**event, "room_id": room_id}, self._clock.now())
 
     def _ring(self, new: int, changed: Iterable[str]) -> None:
@@ -267,6 +276,19 @@ def changed_rooms(rooms: Mapping[str, Mapping[str, Any]], answer: Mapping[str, A
         in_timeline = any("state_key" in event for event in objects(entry(room, "timeline").get("events")))
         if stated or in_timeline or _left(answer, room_id):
             yield room_id
+
+
+def is_deeper(value: object, levels: int) -> bool:
+    """Whether ``value`` is nested more deeply; without recursion, since that is what it is about."""
+    layer: list[object] = [value]
+    for _ in range(levels + 1):
+        inner = (item.values() if isinstance(item, Mapping) else item for item in layer)
+        layer = [
+            below for items in inner if isinstance(items, Iterable) and not isinstance(items, str) for below in items
+        ]
+        if not layer:
+            return False
+    return True
 
 
 def objects(value: object) -> Iterator[Mapping[str, Any]]:
