@@ -14,7 +14,7 @@ TYPED := bot bridges storage trust demo tests/parts tools
 COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-header --annotation-style=line \
 	--no-emit-options --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
-.PHONY: help demo test check format docs parts lock clean
+.PHONY: help demo test check check-style check-types check-behaviour format docs parts lock clean
 
 help: ## List these commands
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -26,10 +26,17 @@ test: parts ## Run every test, on real Synapse, GnuPG, SMTP, SQLite and PostgreS
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: .venv/.stamp ## Format, lint, types, import rules, unit and docs tests: under a minute
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target check-style check-types check-behaviour
+
+check-style:
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
-	@$(BIN)/mypy $(TYPED)
 	@$(BIN)/lint-imports --no-logo
+
+check-types:
+	@$(BIN)/mypy $(TYPED)
+
+check-behaviour:
 	@$(BIN)/python -m pytest tests/unit tests/docs
 
 format: .venv/.stamp ## Lay out the code as `make check` wants it
