@@ -135,7 +135,7 @@ async def play(directory: Path, *, keep: bool) -> int:
     with Synapse(directory / "synapse") as synapse:
         async with AsyncExitStack() as closing:
             town = await Town.build(closing, synapse, narrate=out.say)
-            out.say(f"Synapse at {synapse.url}; the bridge takes mail at 127.0.0.1:{town.bridge.smtp_port}")
+            out.say(f"Synapse at {synapse.url}; the bridge takes mail at 127.0.0.1:{town.bridge.mail_port}")
             try:
                 await tell(Demo(out, town))
             except (TimeoutError, Refused) as error:

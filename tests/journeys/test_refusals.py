@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.parts.people import MailMember
 from tests.parts.pgp import Person
 from tests.parts.town import GROUP, LIST, Town
 
@@ -151,40 +150,34 @@ async def test_a_ghost_device_in_a_members_account_gets_no_key_and_the_room_goes
 
 
 async def test_mail_to_a_member_without_a_usable_key_is_held_and_goes_out_when_there_is_one(town: Town) -> None:
-    dora = MailMember.create("Dora Nagy", "dora@dns.example", town.bridge, town.sink, to=LIST)
-    try:
-        dora.learn_list_key(town.boris.list_key)
-        await town.operator("contact", "add", dora.name, "--mail", dora.address)
-        await town.operator("member", "add", GROUP, dora.name, "--by", "mail")
-        text = "Dora must read this as soon as she can."
-        await town.ada.say(town.room, text)
-        await town.ada.wait_for("Dora Nagy has no key that is valid now")
-        assert not [mail for mail in town.sink.mails if dora.address in mail.recipients]
-        await town.operator("contact", "set", dora.name, "--mail", dora.address, "--key", str(dora.key_file))
-        letter = await dora.receive(text)
-        assert (letter.signer, letter.session_keys) == (dora.list_fingerprint, 1)
-    finally:
-        dora.close()
+    dora = town.mail_member("Dora Nagy", "dora@dns.example")
+    dora.learn_list_key(town.boris.list_key)
+    await town.operator("contact", "add", dora.name, "--mail", dora.address)
+    await town.operator("member", "add", GROUP, dora.name, "--by", "mail")
+    text = "Dora must read this as soon as she can."
+    await town.ada.say(town.room, text)
+    await town.ada.wait_for("Dora Nagy has no key that is valid now")
+    assert not [mail for mail in town.sink.mails if dora.address in mail.recipients]
+    await town.operator("contact", "set", dora.name, "--mail", dora.address, "--key", str(dora.key_file))
+    letter = await dora.receive(text)
+    assert (letter.signer, letter.session_keys) == (dora.list_fingerprint, 1)
 
 
 async def test_a_removed_member_gets_nothing_more_and_may_write_nothing_more(town: Town) -> None:
-    emil = MailMember.create("Emil Novak", "emil@cz.example", town.bridge, town.sink, to=LIST)
-    try:
-        emil.learn_list_key(town.boris.list_key)
-        await town.operator("contact", "add", emil.name, "--mail", emil.address, "--key", str(emil.key_file))
-        await town.operator("member", "add", GROUP, emil.name, "--by", "mail")
-        await town.ada.say(town.room, "Emil still reads this.")
-        await emil.receive("Emil still reads this.")
-        await town.operator("member", "remove", GROUP, emil.name)
-        text = "Emil does not read this."
-        await town.ada.say(town.room, text)
-        await town.boris.receive(text)
-        said = "Emil writes this in vain."
-        await emil.write("Vain", said)
-        assert await nothing_passed(town, said)
-        assert not emil.has(text)
-    finally:
-        emil.close()
+    emil = town.mail_member("Emil Novak", "emil@cz.example")
+    emil.learn_list_key(town.boris.list_key)
+    await town.operator("contact", "add", emil.name, "--mail", emil.address, "--key", str(emil.key_file))
+    await town.operator("member", "add", GROUP, emil.name, "--by", "mail")
+    await town.ada.say(town.room, "Emil still reads this.")
+    await emil.receive("Emil still reads this.")
+    await town.operator("member", "remove", GROUP, emil.name)
+    text = "Emil does not read this."
+    await town.ada.say(town.room, text)
+    await town.boris.receive(text)
+    said = "Emil writes this in vain."
+    await emil.write("Vain", said)
+    assert await nothing_passed(town, said)
+    assert not emil.has(text)
 
 
 async def test_no_text_subject_or_file_name_reaches_a_log_or_a_file_in_clear(town: Town) -> None:

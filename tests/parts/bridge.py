@@ -30,7 +30,10 @@ class Refused(RuntimeError):
 
 
 class Bridge:
-    """One bridge below ``directory``. Everything is done by commands; ``settings`` are put over the configuration."""
+    """One bridge below ``directory``, which takes mail at ``mail_port``. Everything is done by commands.
+
+    ``settings`` are put over the configuration, section by section.
+    """
 
     def __init__(
         self,
@@ -40,6 +43,8 @@ class Bridge:
         account: Account,
         relay_port: int,
         domain: str = "lists.example",
+        protocol: str = "smtp",
+        mail_port: int | None = None,
         settings: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
@@ -47,7 +52,8 @@ class Bridge:
         self.directory = directory
         self.config_file = directory / "secir.yaml"
         self.log_file = directory / "secir.log"
-        self.smtp_port = free_port()
+        self.mail_port = mail_port or free_port()
+        self._protocol = protocol
         self.recovery_key = ""
         self._homeserver = homeserver
         self._account = account
@@ -74,15 +80,17 @@ class Bridge:
             *("--data-dir", "data", "--relay-port", str(self._relay_port)),
         )
         self._adjust()
+        if "database" in self._settings:
+            await self.cli("db", "upgrade")
         self.recovery_key = (await self.cli("identity", "create")).strip()
 
     def _adjust(self) -> None:
         """A free port, and no long waits."""
         written = yaml.safe_load(self.config_file.read_text())
-        written["mail"]["listeners"] = [{"protocol": "smtp", "host": LOOPBACK, "port": self.smtp_port}]
+        written["mail"]["listeners"] = [{"protocol": self._protocol, "host": LOOPBACK, "port": self.mail_port}]
         written["matrix"]["reconcile_every"] = "1s"
         for section, values in self._settings.items():
-            written[section] = {**written.get(section, {}), **values} if isinstance(values, Mapping) else values
+            written[section] = {**(written.get(section) or {}), **values} if isinstance(values, Mapping) else values
         self.config_file.write_text(yaml.safe_dump(written))
 
     async def cli(self, *words: str) -> str:
@@ -116,7 +124,7 @@ class Bridge:
 
     def _listens(self) -> bool:
         with socket.socket() as probe:
-            return probe.connect_ex((LOOPBACK, self.smtp_port)) == 0
+            return probe.connect_ex((LOOPBACK, self.mail_port)) == 0
 
     @property
     def log(self) -> str:

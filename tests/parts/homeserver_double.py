@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -35,11 +36,12 @@ class HomeserverDouble:
 
     answer: Answer
     port: int = field(default_factory=free_port)
+    tls: ssl.SSLContext | None = None
     requests: list[Request] = field(default_factory=list)
 
     @property
     def url(self) -> str:
-        return f"http://{LOOPBACK}:{self.port}"
+        return f"http{'s' if self.tls else ''}://{LOOPBACK}:{self.port}"
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[HomeserverDouble]:
@@ -47,7 +49,7 @@ class HomeserverDouble:
         app.router.add_route("*", "/{path:.*}", self._handle)
         runner = web.AppRunner(app)
         await runner.setup()
-        await web.TCPSite(runner, LOOPBACK, self.port).start()
+        await web.TCPSite(runner, LOOPBACK, self.port, ssl_context=self.tls).start()
         try:
             yield self
         finally:

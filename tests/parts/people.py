@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from email.message import EmailMessage, MIMEPart
 from typing import Final, Self
 
-from tests.parts.bridge import Bridge
 from tests.parts.mail import Collected, MailSink
 from tests.parts.pgp import Person, list_packets
 from tests.parts.ports import LOOPBACK
@@ -50,7 +49,7 @@ class Letter:
 class MailMember:
     """One member with a GnuPG home of their own."""
 
-    def __init__(self, person: Person, bridge: Bridge, sink: MailSink, list_address: str) -> None:
+    def __init__(self, person: Person, port: int, sink: MailSink, list_address: str) -> None:
         self.person = person
         self.name = person.name
         self.address = person.address
@@ -59,14 +58,14 @@ class MailMember:
         self.list_fingerprint = ""
         self.list_key = b""
         self._list_address = list_address
-        self._bridge = bridge
+        self._port = port
         self._sink = sink
         self._opened: dict[int, Letter] = {}
 
     @classmethod
-    def create(cls, name: str, address: str, bridge: Bridge, sink: MailSink, *, to: str) -> Self:
-        """A member with a fresh key, who writes to the list address ``to``."""
-        return cls(Person.create(None, name, address), bridge, sink, to)
+    def create(cls, name: str, address: str, port: int, sink: MailSink, *, to: str) -> Self:
+        """A member with a fresh key, who hands mail to the server at ``port`` and writes to the list address ``to``."""
+        return cls(Person.create(None, name, address), port, sink, to)
 
     def close(self) -> None:
         self.person.close()
@@ -178,11 +177,11 @@ class MailMember:
         return head
 
     async def hand_over(self, mail: bytes, *, to: str | None = None) -> None:
-        """One SMTP transaction with the bridge. Raises smtplib.SMTPException for a refusal."""
+        """One SMTP transaction. Raises smtplib.SMTPException for a refusal."""
         await asyncio.to_thread(self._hand_over, mail, to or self._list_address)
 
     def _hand_over(self, mail: bytes, to: str) -> None:
-        with smtplib.SMTP(LOOPBACK, self._bridge.smtp_port, local_hostname="client.test") as smtp:
+        with smtplib.SMTP(LOOPBACK, self._port, local_hostname="client.test") as smtp:
             smtp.sendmail(self.address, [to], mail)
 
 

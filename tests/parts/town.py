@@ -16,6 +16,7 @@ from typing import Any, Final, Self
 from tests.parts.bridge import Bridge
 from tests.parts.mail import MailSink, mail_sink
 from tests.parts.people import MailMember
+from tests.parts.postfix import Postfix
 from tests.parts.responder import Responder
 from tests.parts.synapse import Synapse
 
@@ -38,11 +39,11 @@ class Town:
     bridge: Bridge
     sink: MailSink
     ada: Responder
-    boris: MailMember
-    chen: MailMember
+    mail_port: int
     closing: AsyncExitStack = field(repr=False)
     narrate: Callable[[str], None] = field(repr=False)
     rooms: list[str] = field(default_factory=list)
+    mail_members: list[MailMember] = field(default_factory=list)
 
     @classmethod
     async def build(
@@ -52,17 +53,23 @@ class Town:
         *,
         settings: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] | None = None,
+        front: Postfix | None = None,
         narrate: Callable[[str], None] = _in_silence,
     ) -> Self:
-        """Everybody there, the bridge running, the group not made yet. ``closing`` ends it all."""
+        """Everybody there, the bridge running, the group not made yet. ``closing`` ends it all.
+
+        With ``front``, all mail goes through that Postfix, in (by LMTP) and out.
+        """
         # GnuPG's sockets need a short path.
         directory = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="town-", dir="/tmp")))
-        sink = await closing.enter_async_context(mail_sink())
+        sink = await closing.enter_async_context(mail_sink(port=front.relay_port if front else 0))
         bridge = Bridge(
             directory,
             homeserver=synapse.url,
             account=await asyncio.to_thread(synapse.new_account, "secir"),
-            relay_port=sink.port,
+            relay_port=front.port if front else sink.port,
+            protocol="lmtp" if front else "smtp",
+            mail_port=front.lmtp_port if front else None,
             settings=settings,
             environment=environment,
         )
@@ -70,10 +77,9 @@ class Town:
         await bridge.set_up()
         await bridge.start()
         ada = await closing.enter_async_context(await Responder.create(synapse, "ada"))
-        boris, chen = (MailMember.create(*who, bridge, sink, to=LIST) for who in (BORIS, CHEN))
-        closing.callback(boris.close)
-        closing.callback(chen.close)
-        return cls(synapse, bridge, sink, ada, boris, chen, closing, narrate)
+        town = cls(synapse, bridge, sink, ada, front.port if front else bridge.mail_port, closing, narrate)
+        town.mail_members.extend(town.mail_member(*who) for who in (BORIS, CHEN))
+        return town
 
     async def open_group(self) -> str:
         """The group with its three members; returns the id of its room, which Ada has joined."""
@@ -89,6 +95,20 @@ class Town:
             person.learn_list_key(list_key)
         self.rooms.append(await self.ada.accept_invite(timeout=JOINED))
         return self.room
+
+    def mail_member(self, name: str, address: str) -> MailMember:
+        """A person who could be a member by mail."""
+        made = MailMember.create(name, address, self.mail_port, self.sink, to=LIST)
+        self.closing.callback(made.close)
+        return made
+
+    @property
+    def boris(self) -> MailMember:
+        return self.mail_members[0]
+
+    @property
+    def chen(self) -> MailMember:
+        return self.mail_members[1]
 
     @property
     def room(self) -> str:
