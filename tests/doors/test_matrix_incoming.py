@@ -128,7 +128,7 @@ async def test_events_in_clear_are_refused_and_the_steps_of_a_verification_are_n
 
 async def test_an_encrypted_reaction_has_nothing_for_the_list(bot: Bot, ada: Responder, group: Group) -> None:
     await ada.send_encrypted(str(group.room_id), {"type": "m.reaction", "content": {"key": "+1"}})
-    assert await Ear(bot).hear(group) == [None]
+    assert [None] == await Ear(bot).hear(group)
 
 
 @pytest.mark.parametrize("kind", ["m.room.power_levels", "m.room.member", "m.room.tombstone", "m.room.name"])
@@ -148,7 +148,7 @@ async def test_an_event_whose_plaintext_has_nonsense_around_it_is_read(bot: Bot,
     await ada.send_encrypted(str(group.room_id), payload)
     (message,) = await Ear(bot).hear(group)
     assert message is not None
-    assert message.text == "x"
+    assert "x" == message.text
 
 
 async def test_a_broken_inside_is_refused(bot: Bot, ada: Responder, group: Group) -> None:
@@ -229,7 +229,7 @@ async def test_an_unknown_session_is_asked_about_once(
         with pytest.raises(UnverifiedDevice):
             await ear.incoming.read(group, item.event)
     await ghost.close()
-    assert asked.count(True) == 1
+    assert 1 == asked.count(True)
 
 
 # --- replays and late keys -------------------------------------------------------------------------------------------
@@ -345,7 +345,7 @@ async def test_a_file_that_is_too_big_is_not_fetched_whatever_size_it_announces(
     assert message.file is not None
     with pytest.raises(AttachmentTooBig) as raised:
         await door(bot).fetch(replace(message.file, size=announced))
-    assert raised.value.params == {"limit_mb": 1}
+    assert {"limit_mb": 1} == raised.value.params
 
 
 # --- showing a post --------------------------------------------------------------------------------------------------
@@ -398,7 +398,7 @@ async def test_a_second_try_shows_nothing_twice(bot: Bot, ada: Responder, group:
     await ada.wait_for(lambda found: found.file is not None)
     texts = [message for message in ada.messages if message.file is None]
     assert (True, 3, first, 3) == (came.is_set(), len(set(first)), second, len(ada.messages))
-    assert len(texts) == 2
+    assert 2 == len(texts)
 
 
 async def test_a_file_that_can_not_be_uploaded_is_a_fault_that_may_be_tried_again(
@@ -412,7 +412,7 @@ async def test_a_file_that_can_not_be_uploaded_is_a_fault_that_may_be_tried_agai
         patch.setattr(bot.session.api, "upload", away)
         with pytest.raises(HomeserverAway):
             await door(bot).send(shown)
-    assert len(await door(bot).send(shown)) == 2
+    assert 2 == len(await door(bot).send(shown))
 
 
 async def test_an_answer_and_a_thread_are_shown_as_such(bot: Bot, ada: Responder, group: Group) -> None:
@@ -430,7 +430,7 @@ async def test_the_longest_text_in_the_worst_letters_arrives_in_three_parts(
     events = await door(bot).send(post(group, text))
     await ada.wait_for("(3/3)")
     words = sum(message.body.count("\U0001f525") for message in ada.messages)
-    assert (len(events), words) == (3, 8_500)
+    assert (3, 8_500) == (len(events), words)
 
 
 async def test_a_text_beyond_three_parts_arrives_as_a_file(bot: Bot, ada: Responder, group: Group) -> None:

@@ -78,14 +78,14 @@ async def test_a_login_is_kept_and_resumed_with_the_same_device_and_keys(bot: Bo
     before = (bot.session.device_id, bot.session.olm.account.identity_keys)
     await bot.restart()
     await bot.session.publish_keys()
-    assert before == (bot.session.device_id, bot.session.olm.account.identity_keys)
+    assert (bot.session.device_id, bot.session.olm.account.identity_keys) == before
 
 
 async def test_the_database_file_holds_no_access_token(bot: Bot) -> None:
     token = (await login_of(bot)).access_token
     await bot.database.close()
     files = [path.read_bytes() for path in bot.settings.store_dir.parent.rglob("*") if path.is_file()]
-    assert (len(files) >= 2, any(token.encode() in data for data in files)) == (True, False)
+    assert (True, False) == (len(files) >= 2, any(token.encode() in data for data in files))
 
 
 async def test_without_a_login_there_is_nothing_to_resume(synapse: Synapse, tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ async def test_a_wrong_password_is_refused_and_nothing_is_kept(synapse: Synapse,
     settings = MatrixSettings(synapse.url, account.user_id, tmp_path / "store", "0" * 64)
     with pytest.raises(HomeserverRefused) as raised:
         await Session.log_in(settings, database, "wrong")
-    assert (raised.value.params, settings.store_dir.exists()) == ({"errcode": "M_FORBIDDEN", "status": 403}, False)
+    assert ({"errcode": "M_FORBIDDEN", "status": 403}, False) == (raised.value.params, settings.store_dir.exists())
     await database.close()
 
 
@@ -180,7 +180,7 @@ async def test_a_used_fallback_key_is_replaced(bot: Bot, ada: Responder, synapse
     first = (await asyncio.to_thread(claim, synapse, ada.access_token, user, device, 51))[-1]
     await Ear(bot).sync.round()
     second = (await asyncio.to_thread(claim, synapse, ada.access_token, user, device, 51))[-1]
-    assert (first["fallback"], second["fallback"], first["key"] == second["key"]) == (True, True, False)
+    assert (True, True, False) == (first["fallback"], second["fallback"], first["key"] == second["key"])
 
 
 async def test_a_newcomer_reaches_the_bot_though_all_its_keys_were_claimed_while_it_was_down(
@@ -211,7 +211,7 @@ async def test_keys_made_before_a_backup_was_restored_are_skipped(bot: Bot, syna
     await bot.session.upload_keys()
     login = await login_of(bot)
     answer = synapse.call("POST", f"{CLIENT_API}/keys/upload", {}, token=login.access_token)
-    assert answer["one_time_key_counts"]["signed_curve25519"] == 150
+    assert 150 == answer["one_time_key_counts"]["signed_curve25519"]
 
 
 # --- the sync: what is taken in --------------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ async def test_a_crash_before_the_commit_loses_no_message_and_no_room_key(
     await bot.restart()
     (message,) = await Ear(bot).hear(group)
     assert message is not None
-    assert message.text == "hello"
+    assert "hello" == message.text
 
 
 async def test_a_failed_commit_wakes_the_waiting_events_when_it_succeeds(
@@ -295,7 +295,7 @@ async def test_a_failed_commit_wakes_the_waiting_events_when_it_succeeds(
             await ear.sync.round()
     nothing = list(ear.keys)
     await ear.take(1)
-    assert (nothing, len(ear.keys)) == ([], 1)
+    assert ([], 1) == (nothing, len(ear.keys))
 
 
 async def test_an_answer_that_comes_twice_is_taken_in_once(bot: Bot, ada: Responder) -> None:
@@ -371,7 +371,7 @@ async def test_listeners_hear_of_what_is_committed_already(bot: Bot, ada: Respon
         while not seen:
             await ear.sync.round()
     database.close()
-    assert seen == [1]
+    assert [1] == seen
 
 
 def _telling(ear: Ear, on_events: Callable[[], None]) -> Any:
@@ -410,7 +410,7 @@ async def test_a_stranger_who_shares_no_room_can_not_stop_the_sync(
     await ada.say(str(group.room_id), "still here")
     (message,) = await ear.hear(group)
     assert message is not None
-    assert message.text == "still here"
+    assert "still here" == message.text
 
 
 async def test_the_deepest_events_that_synapse_takes_do_not_stop_the_sync(
@@ -465,7 +465,7 @@ async def test_a_broken_channel_is_mended_and_the_next_message_is_read(
     await ada.say(str(group.room_id), "read again")
     (message,) = await ear.hear(group)
     assert message is not None
-    assert ([entry["devices"] for entry in mended], message.text) == ([1], "read again")
+    assert ([1], "read again") == ([entry["devices"] for entry in mended], message.text)
 
 
 async def _forget_channels(bot: Bot) -> None:

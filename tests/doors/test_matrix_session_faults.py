@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
@@ -19,6 +20,7 @@ from bridges.matrix.session import MatrixSettings, Session, open_store
 from bridges.matrix.sync import Listeners, Sync
 from storage.database import Database
 from tests.parts.homeserver_double import Answer, HomeserverDouble, always, never, one_after_another
+from tests.parts.mail import self_signed
 from tests.parts.ports import free_port
 from trust.errors import (
     AttachmentTooBig,
@@ -93,7 +95,7 @@ async def test_each_kind_of_refusal_is_an_error_of_its_own(
 
 async def test_a_refusal_names_its_code_and_status(double: Doubles, api: Callable[[str], Api]) -> None:
     server = await double(always(403, {"errcode": "M_FORBIDDEN", "error": "a canary"}))
-    assert (await refusal_of(server, api)).params == {"errcode": "M_FORBIDDEN", "status": 403}
+    assert {"errcode": "M_FORBIDDEN", "status": 403} == (await refusal_of(server, api)).params
 
 
 @pytest.mark.parametrize(
@@ -144,6 +146,17 @@ async def test_no_connection_and_no_answer_mean_that_the_homeserver_is_away(
     assert [HomeserverAway, HomeserverAway] == [type(error) for error in found]
 
 
+async def test_a_homeserver_with_a_certificate_that_nobody_vouches_for_gets_no_request(
+    api: Callable[[str], Api], tmp_path: Path
+) -> None:
+    certificate = self_signed(tmp_path)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate.chain, certificate.key)
+    async with HomeserverDouble(always(200, {}), tls=tls).running() as server:
+        refused = await refusal_of(server, api)
+    assert (HomeserverAway, []) == (type(refused), server.requests)
+
+
 async def test_path_segments_are_quoted_and_the_token_is_in_the_header_only(
     double: Doubles, api: Callable[[str], Api]
 ) -> None:
@@ -152,18 +165,18 @@ async def test_path_segments_are_quoted_and_the_token_is_in_the_header_only(
         "PUT", "rooms", "!a/b:ü", "send", "x", "$+", body={"ü": "\U0001f525"}, query={"a": "b c"}
     )
     (request,) = server.requests
-    assert (request.path, request.headers["Authorization"], json.loads(request.body)) == (
+    assert (
         "/_matrix/client/v3/rooms/!a%2Fb:%C3%BC/send/x/$%2B?a=b+c",
         "Bearer token",
         {"ü": "\U0001f525"},
-    )
+    ) == (request.path, request.headers["Authorization"], json.loads(request.body))
 
 
 def test_what_is_nested_too_deeply_is_cut_and_the_rest_is_read() -> None:
     deep = "[" * 50_000 + '"]}"' + "]" * 50_000
     text = '{"events": [{"deep": DEEP, "text": "[[\\"[{"}, {"after": {"x": 1}}], "n": NaN}'.replace("DEEP", deep)
     read = read_json(text.encode())
-    assert (read["events"][0]["text"], read["events"][1], read["n"]) == ('[["[{', {"after": {"x": 1}}, None)
+    assert ('[["[{', {"after": {"x": 1}}, None) == (read["events"][0]["text"], read["events"][1], read["n"])
 
 
 # --- media -----------------------------------------------------------------------------------------------------------
@@ -173,12 +186,12 @@ async def test_an_upload_tells_the_server_neither_name_nor_type(double: Doubles,
     server = await double(always(200, {"content_uri": "mxc://test/abc"}))
     uri = await api(server.url).upload(b"sealed")
     (request,) = server.requests
-    assert (
+    assert ("mxc://test/abc", "/_matrix/media/v3/upload", "application/octet-stream", b"sealed") == (
         uri,
         request.path,
         request.headers["Content-Type"],
         request.body,
-    ) == ("mxc://test/abc", "/_matrix/media/v3/upload", "application/octet-stream", b"sealed")
+    )
 
 
 @pytest.mark.parametrize("answer", [{}, [], {"content_uri": 5}, {"content_uri": "https://test/x"}])
@@ -195,11 +208,11 @@ async def test_a_download_is_authenticated_and_cut_off_at_its_limit(double: Doub
     small = await api(server.url).download("mxc://test/abc", 3_000_000)
     with pytest.raises(AttachmentTooBig) as raised:
         await api(server.url).download("mxc://test/abc", 2 * 1024 * 1024)
-    assert (
+    assert (3_000_000, {"limit_mb": 2}, "/_matrix/client/v1/media/download/test/abc?timeout_ms=20000") == (
         len(small),
         raised.value.params,
         server.requests[0].path,
-    ) == (3_000_000, {"limit_mb": 2}, "/_matrix/client/v1/media/download/test/abc?timeout_ms=20000")
+    )
 
 
 @pytest.mark.parametrize(
@@ -209,7 +222,7 @@ async def test_what_is_no_media_uri_is_never_asked_for(double: Doubles, api: Cal
     server = await double(always(200, text="x"))
     with pytest.raises(FileUnreadable):
         await api(server.url).download(uri, 100)
-    assert server.requests == []
+    assert [] == server.requests
 
 
 async def test_a_file_that_is_gone_is_unreadable(double: Doubles, api: Callable[[str], Api]) -> None:
@@ -265,7 +278,7 @@ async def test_a_dead_token_is_asked_with_once(
     server = await double(always(401, {"errcode": "M_UNKNOWN_TOKEN"}))
     with pytest.raises(LoginLost):
         await syncing(server).run()
-    assert (len(server.requests), [entry["event"] for entry in logs]) == (1, ["sync.from_now", "sync.login_lost"])
+    assert (1, ["sync.from_now", "sync.login_lost"]) == (len(server.requests), [entry["event"] for entry in logs])
 
 
 async def test_a_homeserver_that_is_away_is_asked_less_and_less_and_logged_once(
@@ -275,7 +288,7 @@ async def test_a_homeserver_that_is_away_is_asked_less_and_less_and_logged_once(
     await run_for(syncing(server), 4)
     pauses = [b.at - a.at for a, b in zip(server.requests, server.requests[1:], strict=False)]
     told = [entry for entry in logs if entry["event"] == "sync.interrupted"]
-    assert (2 <= len(server.requests) <= 5, pauses[-1] > pauses[0], len(told)) == (True, True, 1)
+    assert (True, True, 1) == (2 <= len(server.requests) <= 5, pauses[-1] > pauses[0], len(told))
 
 
 async def test_a_homeserver_that_comes_back_is_logged_and_the_sync_goes_on(
@@ -285,7 +298,18 @@ async def test_a_homeserver_that_comes_back_is_logged_and_the_sync_goes_on(
     await run_for(syncing(server), 2.5)
     async with database.transaction() as tx:
         position = await tx.events.position("@bot:test")
-    assert (position, [entry["event"] for entry in logs].count("sync.recovered")) == ("s1", 1)
+    assert ("s1", 1) == (position, [entry["event"] for entry in logs].count("sync.recovered"))
+
+
+async def test_the_first_question_of_a_process_is_answered_at_once_and_the_next_ones_may_wait(
+    double: Doubles, syncing: Callable[[HomeserverDouble], Sync]
+) -> None:
+    server = await double(always(200, EMPTY))
+    sync = syncing(server)
+    sync._long_poll = timedelta(seconds=7)
+    await sync.round()
+    await sync.round()
+    assert ["timeout=0", "timeout=7000"] == [request.path.split("&")[1] for request in server.requests]
 
 
 async def test_a_rate_limit_is_waited_for(double: Doubles, syncing: Callable[[HomeserverDouble], Sync]) -> None:
@@ -328,4 +352,4 @@ async def test_a_malformed_answer_stops_nothing(
     server = await double(always(200, {**EMPTY, **rest}))
     await syncing(server).round()
     async with database.transaction() as tx:
-        assert await tx.events.position("@bot:test") == "s1"
+        assert "s1" == await tx.events.position("@bot:test")

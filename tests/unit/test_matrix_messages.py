@@ -74,7 +74,7 @@ def test_a_text_that_is_none_or_too_long_is_refused(body: object) -> None:
 
 
 def test_control_characters_and_half_letters_are_taken_out() -> None:
-    assert plain("a\r\nb\tc\rd\x00\x1b\ud800👍🏽‍💻") == "a\nb\tc\nd👍🏽‍💻"
+    assert "a\nb\tc\nd👍🏽‍💻" == plain("a\r\nb\tc\rd\x00\x1b\ud800👍🏽‍💻")
 
 
 # --- answers, threads, corrections -----------------------------------------------------------------------------------
@@ -83,7 +83,7 @@ def test_control_characters_and_half_letters_are_taken_out() -> None:
 def test_an_answer_names_what_it_answers_inside_or_outside_of_the_ciphertext() -> None:
     inside = understood(said("yes", **{"m.relates_to": reply("$a")})).answers
     outside = understood(said("yes"), **{"m.relates_to": reply("$a")}).answers
-    assert (RoomAnswer("$a"), RoomAnswer("$a")) == (inside, outside)
+    assert (inside, outside) == (RoomAnswer("$a"), RoomAnswer("$a"))
 
 
 def test_what_stands_inside_wins() -> None:
@@ -95,18 +95,18 @@ def test_a_message_in_a_thread_answers_its_last_event_or_its_root() -> None:
     thread = {"rel_type": "m.thread", "event_id": "$root", "is_falling_back": True}
     with_reply = understood(said("x", **{"m.relates_to": thread | reply("$last")})).answers
     without = understood(said("x", **{"m.relates_to": thread})).answers
-    assert (RoomAnswer("$last", "$root"), RoomAnswer("$root", "$root")) == (with_reply, without)
+    assert (with_reply, without) == (RoomAnswer("$last", "$root"), RoomAnswer("$root", "$root"))
 
 
 def test_a_correction_has_the_new_text_and_names_what_it_replaces() -> None:
     relation = {"rel_type": "m.replace", "event_id": "$old"}
     message = understood(said("* new", **{"m.relates_to": relation, "m.new_content": said("new")}))
-    assert (message.text, message.replaces, message.answers) == ("new", "$old", None)
+    assert ("new", "$old", None) == (message.text, message.replaces, message.answers)
 
 
 def test_a_server_can_not_make_a_correction_of_a_message() -> None:
     message = understood(said("hello"), **{"m.relates_to": {"rel_type": "m.replace", "event_id": "$old"}})
-    assert (message.text, message.replaces) == ("hello", None)
+    assert ("hello", None) == (message.text, message.replaces)
 
 
 def test_the_quotation_of_an_older_client_is_taken_off_an_answer_and_no_other_quotation() -> None:
@@ -118,7 +118,7 @@ def test_the_quotation_of_an_older_client_is_taken_off_an_answer_and_no_other_qu
 
 
 def test_only_a_quotation_leaves_nothing() -> None:
-    assert without_fallback("> <@eve:localhost> one\n> two") == ""
+    assert "" == without_fallback("> <@eve:localhost> one\n> two")
 
 
 @pytest.mark.parametrize(
@@ -137,25 +137,25 @@ def test_a_file_is_read_with_its_caption() -> None:
     content = {"msgtype": "m.file", "body": "the list", "filename": "a.csv", "file": SECRETS, "info": info}
     message = understood(content)
     assert message.file is not None
-    assert (
+    assert ("the list", "a.csv", "text/csv", 12, SECRETS) == (
         message.text,
         message.file.name,
         message.file.media_type,
         message.file.size,
         message.file.secrets,
-    ) == ("the list", "a.csv", "text/csv", 12, SECRETS)
+    )
 
 
 @pytest.mark.parametrize("kind", ["m.file", "m.image", "m.audio", "m.video"])
 def test_the_body_of_a_file_without_a_name_is_its_name(kind: str) -> None:
     message = understood({"msgtype": kind, "body": "a.csv", "file": SECRETS})
     assert message.file is not None
-    assert (
+    assert ("", "a.csv", "application/octet-stream", None) == (
         message.text,
         message.file.name,
         message.file.media_type,
         message.file.size,
-    ) == ("", "a.csv", "application/octet-stream", None)
+    )
 
 
 @pytest.mark.parametrize("content", [{"url": "mxc://h/x"}, {"file": None}, {"file": {}}, {"file": "mxc://h/x"}])
@@ -185,7 +185,7 @@ def test_a_file_name_is_one_harmless_path_part(name: str, safe: str) -> None:
 
 @pytest.mark.parametrize("value", [None, 5, "", "text", "text/", "a b/c", "text/plain\r\nX: y", "a/" + "b" * 100])
 def test_what_is_no_media_type_is_that_of_unknown_bytes(value: object) -> None:
-    assert media_type(value) == "application/octet-stream"
+    assert "application/octet-stream" == media_type(value)
 
 
 ANYTHING: Final = st.recursive(

@@ -124,19 +124,19 @@ def test_a_sender_key_that_is_none_is_refused(machine: Machine, sender_key: obje
     ada = machine.meet(Writer(ADA, "ADADEVICE"))
     event = ada.share(machine.addressee, ROOM)
     event["content"]["sender_key"] = sender_key
-    assert machine.olm.receive(event) == NOTHING
+    assert NOTHING == machine.olm.receive(event)
 
 
 @pytest.mark.parametrize("ciphertext", [None, [], "text", {"other": {"type": 0, "body": "x"}}])
 def test_a_ciphertext_that_is_not_for_us_is_refused(machine: Machine, ciphertext: object) -> None:
     ada = Writer(ADA, "ADADEVICE")
-    assert machine.olm.receive(ada.wrapped(machine.addressee, None, ciphertext=ciphertext)) == NOTHING
+    assert NOTHING == machine.olm.receive(ada.wrapped(machine.addressee, None, ciphertext=ciphertext))
 
 
 def test_a_first_message_for_a_one_time_key_that_we_never_had_is_refused(machine: Machine) -> None:
     ada, stranger = Writer(ADA, "ADADEVICE"), vodozemac.Account()
     ada.meet(machine.addressee, stranger.curve25519_key.to_base64())
-    assert machine.olm.receive(ada.share(machine.addressee, ROOM)) == NOTHING
+    assert NOTHING == machine.olm.receive(ada.share(machine.addressee, ROOM))
 
 
 @pytest.mark.parametrize(
@@ -180,13 +180,13 @@ def test_a_broken_room_key_is_refused_and_a_good_one_after_it_is_taken(
 def test_a_room_key_made_for_somebody_else_is_refused(machine: Machine, change: dict[str, object]) -> None:
     ada = machine.meet(Writer(ADA, "ADADEVICE"))
     payload = ada.payload(machine.addressee, "m.room_key", ada.room_key(ROOM)) | change
-    assert machine.olm.receive(ada.envelope(machine.addressee, payload)) == NOTHING
+    assert NOTHING == machine.olm.receive(ada.envelope(machine.addressee, payload))
 
 
 @pytest.mark.parametrize("inside", ["", "null", "[]", "{", "[" * 50_000, '{"type": NaN}', '"\\ud800"'])
 def test_a_message_whose_inside_is_no_object_is_refused(machine: Machine, inside: str) -> None:
     ada = machine.meet(Writer(ADA, "ADADEVICE"))
-    assert machine.olm.receive(ada.envelope(machine.addressee, inside)) == NOTHING
+    assert NOTHING == machine.olm.receive(ada.envelope(machine.addressee, inside))
 
 
 ANYTHING: Final = st.recursive(
@@ -226,7 +226,7 @@ def test_no_inside_of_a_message_to_the_device_raises(machine: Machine, inside: o
     machine.meet(eve)
     key = eve.payload(machine.addressee, "m.room_key", inside)
     received = [machine.olm.receive(eve.envelope(machine.addressee, payload)) for payload in (key, inside)]
-    assert received == [NOTHING, NOTHING]
+    assert [NOTHING, NOTHING] == received
 
 
 # --- what this bot never does ----------------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ def test_a_request_for_a_room_key_is_never_answered(machine: Machine, ada: Write
     request = {"action": "request", "requesting_device_id": ada.id, "request_id": "1", "body": ada.room_key(ROOM)}
     machine.olm.receive({"type": "m.room_key_request", "sender": ADA, "content": request})
     queued = (machine.olm.received_key_requests, machine.olm.outgoing_to_device_messages)
-    assert queued == ({}, [])
+    assert ({}, []) == queued
 
 
 def test_a_withheld_key_is_logged_with_ids_and_nothing_that_somebody_wrote(
@@ -266,7 +266,7 @@ def test_a_withheld_key_is_logged_with_ids_and_nothing_that_somebody_wrote(
 ) -> None:
     content = {"algorithm": MEGOLM, "room_id": ROOM, "session_id": "S", "code": "m.unverified", "reason": "a canary"}
     machine.olm.receive({"type": "m.room_key.withheld", "sender": ADA, "content": content})
-    assert logs == [
+    assert [
         {
             "event": "room-key.withheld-from-us",
             "log_level": "warning",
@@ -275,7 +275,7 @@ def test_a_withheld_key_is_logged_with_ids_and_nothing_that_somebody_wrote(
             "session": "S",
             "code": "m.unverified",
         }
-    ]
+    ] == logs
 
 
 # --- events of a room (hazards 3, 5, 16) -----------------------------------------------------------------------------
@@ -324,7 +324,7 @@ def test_an_event_whose_inside_is_broken_or_of_another_room_is_refused(
 def test_what_else_stands_in_the_plaintext_harms_nothing(machine: Machine, ada: Writer) -> None:
     payload = message(ROOM, "hello") | {"unsigned": None, "event_id": 7, "sender": EVE, "origin_server_ts": "late"}
     opened = machine.olm.decrypt(ROOM, ada.post(ROOM, payload))
-    assert (opened.sender, opened.content["body"]) == (ADA, "hello")
+    assert (ADA, "hello") == (opened.sender, opened.content["body"])
 
 
 @pytest.mark.parametrize(
@@ -356,7 +356,7 @@ def test_no_inside_of_a_room_event_raises_anything_but_a_refusal(machine: Machin
 def test_an_event_that_the_server_relabels_is_not_verified(machine: Machine, ada: Writer) -> None:
     eve = machine.befriend(Writer(EVE, "EVEDEVICE"))
     opened = machine.olm.decrypt(ROOM, eve.say(ROOM, "I am Ada", sender=ADA))
-    assert (opened.sender, opened.device_id, opened.verified) == (ADA, "", False)
+    assert (ADA, "", False) == (opened.sender, opened.device_id, opened.verified)
 
 
 def test_an_event_that_names_another_device_of_its_sender_is_judged_by_its_keys(machine: Machine, ada: Writer) -> None:
@@ -366,7 +366,7 @@ def test_an_event_that_names_another_device_of_its_sender_is_judged_by_its_keys(
     event = ghost.say(ROOM, "I am signed")
     event["content"] |= {"device_id": ada.id, "sender_key": ada.account.curve25519_key.to_base64()}
     opened = machine.olm.decrypt(ROOM, event)
-    assert (opened.device_id, opened.verified) == ("GHOST", False)
+    assert ("GHOST", False) == (opened.device_id, opened.verified)
 
 
 def test_a_device_that_claims_the_fingerprint_of_another_is_not_verified(machine: Machine, ada: Writer) -> None:
@@ -414,7 +414,7 @@ def test_a_later_copy_of_a_room_key_never_displaces_an_earlier_one(machine: Mach
     early = ada.say(ROOM, "early")
     later = machine.olm.receive(ada.share(machine.addressee, ROOM))
     machine.crash()
-    assert (later.room_key_session, machine.olm.decrypt(ROOM, early).content["body"]) == (None, "early")
+    assert (None, "early") == (later.room_key_session, machine.olm.decrypt(ROOM, early).content["body"])
 
 
 def test_an_earlier_copy_of_a_room_key_displaces_a_later_one(machine: Machine) -> None:
@@ -424,7 +424,7 @@ def test_an_earlier_copy_of_a_room_key_displaces_a_later_one(machine: Machine) -
     machine.olm.receive(ada.share(machine.addressee, ROOM))
     machine.olm.receive(ada.envelope(machine.addressee, whole))
     machine.crash()
-    assert machine.olm.decrypt(ROOM, early).content["body"] == "early"
+    assert "early" == machine.olm.decrypt(ROOM, early).content["body"]
 
 
 def test_nobody_can_take_over_the_session_of_another(machine: Machine, ada: Writer) -> None:
@@ -450,7 +450,7 @@ def test_a_device_with_a_malformed_key_is_left_out_and_the_others_are_learned(
     shown = bad.object()
     shown["keys"][f"{kind}:BAD"] = key
     machine.olm.learn_devices({"device_keys": {ADA: {"BAD": shown, "GOOD": good.object()}}})
-    assert [device.id for device in machine.olm.device_store.active_user_devices(ADA)] == ["GOOD"]
+    assert ["GOOD"] == [device.id for device in machine.olm.device_store.active_user_devices(ADA)]
 
 
 @pytest.mark.parametrize("shown", [None, [], "text", {}, {"keys": None}, {"keys": {}, "signatures": 5}])
@@ -502,14 +502,14 @@ def test_the_first_upload_holds_device_keys_one_time_keys_and_a_fallback_key(tmp
     settings_ = MatrixSettings("http://127.0.0.1", BOT, tmp_path, secrets.token_hex(32))
     body = open_store(settings_, BOT, "NEW", new=True).keys_to_upload() or {}
     (fallback,) = body["fallback_keys"].values()
-    assert (len(body["one_time_keys"]), fallback["fallback"], body["device_keys"]["user_id"]) == (50, True, BOT)
+    assert (50, True, BOT) == (len(body["one_time_keys"]), fallback["fallback"], body["device_keys"]["user_id"])
 
 
 def test_nothing_is_uploaded_while_enough_is_left_or_while_we_do_not_know(machine: Machine) -> None:
     machine.crash()
     unknown = machine.olm.keys_to_upload()
     machine.olm.observe({"signed_curve25519": 26}, ["signed_curve25519"])
-    assert (unknown, machine.olm.keys_to_upload()) == (None, None)
+    assert (None, None) == (unknown, machine.olm.keys_to_upload())
 
 
 @pytest.mark.parametrize(
@@ -566,7 +566,17 @@ def test_a_first_message_opens_once_whatever_crashes_in_between(machine: Machine
     machine.crash()
     after_crash = machine.olm.receive(event).room_key_session
     sessions = len(machine.olm.session_store[ada.account.curve25519_key.to_base64()])
-    assert (bool(first), again, after_crash, sessions) == (True, None, None, 1)
+    assert (True, None, None, 1) == (bool(first), again, after_crash, sessions)
+
+
+def test_the_private_half_of_a_used_one_time_key_is_gone_from_disk(machine: Machine) -> None:
+    ada = machine.meet(Writer(ADA, "ADADEVICE"))
+    event = ada.share(machine.addressee, ROOM)
+    machine.olm.receive(event)
+    machine.olm.store.database.execute_sql("DELETE FROM olmsessions")
+    machine.crash()
+    machine.olm.receive(event)
+    assert [] == [*machine.olm.session_store]
 
 
 def test_a_channel_goes_on_after_a_crash(machine: Machine) -> None:
@@ -611,7 +621,7 @@ def test_a_known_device_whose_channel_is_broken_is_noted_and_a_stranger_is_not(m
 def test_the_key_store_is_readable_to_us_alone(machine: Machine) -> None:
     folder = machine.settings.store_dir
     modes = [stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.iterdir())]
-    assert modes == [0o700, 0o600]
+    assert [0o700, 0o600] == modes
 
 
 def test_the_key_store_opens_with_its_own_key_only(machine: Machine) -> None:

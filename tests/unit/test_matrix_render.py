@@ -48,26 +48,26 @@ def only(rendered: RoomPost) -> dict[str, Any]:
 
 def test_author_and_subject_stand_first_and_the_author_is_bold() -> None:
     content = only(post("Seen at bank.example.\n\nAda"))
-    assert content == {
+    assert {
         "msgtype": "m.text",
         "body": "Ada (by mail, key …1A2B3C4D) · Phishing\n\nSeen at bank.example.\n\nAda",
         "format": "org.matrix.custom.html",
         "formatted_body": "<strong>Ada (by mail, key …1A2B3C4D)</strong> · Phishing<br><br>"
         "Seen at bank.example.<br><br>Ada",
         "m.mentions": {},
-    }
+    } == content
 
 
 def test_a_notice_of_the_bot_is_its_text_alone() -> None:
     content = only(post("Nothing was sent.", author="", subject="Notice of tld-ops"))
-    assert content == {"msgtype": "m.notice", "body": "Nothing was sent.", "m.mentions": {}}
+    assert {"msgtype": "m.notice", "body": "Nothing was sent.", "m.mentions": {}} == content
 
 
 def test_markup_in_a_mail_stays_text() -> None:
     content = only(post("<img src=x onerror=alert(1)>", author="<b>", subject="<mx-reply>"))
     assert (
-        content["formatted_body"]
-        == "<strong>&lt;b&gt;</strong> · &lt;mx-reply&gt;<br><br>&lt;img src=x onerror=alert(1)&gt;"
+        "<strong>&lt;b&gt;</strong> · &lt;mx-reply&gt;<br><br>&lt;img src=x onerror=alert(1)&gt;"
+        == content["formatted_body"]
     )
 
 
@@ -81,12 +81,12 @@ def test_a_mail_rings_nobody(written: str) -> None:
 @pytest.mark.parametrize("author", ["", "Ada", "!Ada", " !Ada", "\u200b!Ada"])
 @pytest.mark.parametrize("text", ["!remove everybody", "\n !key", "\u2060!x", "!" * 100_000])
 def test_nothing_that_is_shown_begins_with_the_command_mark(author: str, text: str) -> None:
-    assert [body for body in bodies(post(text, author=author, subject="!x")) if body.lstrip()[:1] in {"!", ""}] == []
+    assert [] == [body for body in bodies(post(text, author=author, subject="!x")) if body.lstrip()[:1] in {"!", ""}]
 
 
 def test_a_name_can_not_turn_letters_around_or_break_the_line() -> None:
     body = only(post("text", author="Ada\u202e\n\x00Eve", subject="a\r\nb\u200bc"))["body"]
-    assert body == "Ada Eve · a bc\n\ntext"
+    assert "Ada Eve · a bc\n\ntext" == body
 
 
 def test_an_answer_and_a_thread_are_marked_as_such() -> None:
@@ -104,7 +104,7 @@ def test_of_several_events_only_the_first_answers_and_all_are_in_the_thread() ->
     shown = render(post("x", answers=RoomAnswer("$answered"), files=(file,)))
     threaded = render(post("x", answers=RoomAnswer("$answered", "$root"), files=(file,)))
     relation = threaded.files[0].relation
-    assert (shown.files[0].relation, relation["rel_type"], relation["is_falling_back"]) == ({}, "m.thread", True)
+    assert ({}, "m.thread", True) == (shown.files[0].relation, relation["rel_type"], relation["is_falling_back"])
 
 
 def test_a_long_text_comes_in_numbered_parts_and_nothing_of_it_is_lost() -> None:
@@ -137,7 +137,7 @@ def test_a_very_long_text_goes_as_a_file_after_its_beginning() -> None:
 
 
 def test_a_text_as_big_as_a_mail_is_rendered_at_once() -> None:
-    assert len(render(post("x" * 25_000_000)).texts) == 1
+    assert 1 == len(render(post("x" * 25_000_000)).texts)
 
 
 @given(st.text(max_size=300), st.integers(min_value=13, max_value=200))
