@@ -6,6 +6,7 @@ only by ``ports``.
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -89,10 +90,10 @@ class MailArrivals:
         async with self._database.transaction() as tx:
             group = await tx.groups.get(item.group_id)
             everybody = await tx.members.of(group.id)
-        envelope = self._mail.read_envelope(item.raw)
+        envelope = await asyncio.to_thread(self._mail.read_envelope, item.raw)
         opened = await self._safe.open(group, envelope.message, _pinned(everybody))
         author = _owner(everybody, opened)
-        letter = self._mail.read_letter(opened.data, envelope)
+        letter = await asyncio.to_thread(self._mail.read_letter, opened.data, envelope)
         await self._submit(item, group, author, opened, letter, envelope)
 
     async def _submit(

@@ -6,6 +6,7 @@ Knows the doors only by ``ports``.
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -74,7 +75,8 @@ class Carrier:
         log.info("post.delivered", post=item.post.reference, group=group.name, target=item.target, delivery=item.id)
 
     async def _to_room(self, item: DeliveryItem, group: Group) -> None:
-        content = self._mail.read_entity(await self._safe.reopen(group, item.packet, item.session_key))
+        entity = await self._safe.reopen(group, item.packet, item.session_key)
+        content = await asyncio.to_thread(self._mail.read_entity, entity)
         async with self._database.transaction() as tx:
             author = await self._author(tx, item.post)
             answers = await self._answers(tx, item.post)
@@ -107,7 +109,7 @@ class Carrier:
         if member is None or member.address is None or not usable(member.address.key, self._clock.now()):
             raise NoUsableKey(member=member.name if member else "")
         references = tuple(mail_id for post in chain[:-1] for mail_id in _known_ids(post, member))
-        message = self._safe.armour(item.session_key, item.packet)
+        message = await asyncio.to_thread(self._safe.armour, item.session_key, item.packet)
         await self._mail.send(Copy(group, item.post, member.address.address, references, message))
         async with self._database.transaction() as tx:
             await tx.deliveries.finish(item.id, at=self._clock.now())

@@ -6,6 +6,7 @@ settling of the row that brought it. Knows the doors only by ``ports``.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
@@ -146,7 +147,8 @@ class Intake:
         message_id = f"{reference}.{secrets.token_hex(8)}@{draft.group.address.partition('@')[2]}"
         keys = _keys(draft.to_members, now)
         heading = Heading(draft.group, draft.author, draft.note, message_id, now, await self._references(draft.parent))
-        sealed = await self._safe.seal(draft.group, self._mail.write_entity(heading, draft.content), keys)
+        entity = await asyncio.to_thread(self._mail.write_entity, heading, draft.content)
+        sealed = await self._safe.seal(draft.group, entity, keys)
         async with self._database.transaction() as tx:
             post = await self._remember(tx, draft, reference=reference, message_id=message_id, now=now)
             unreachable = await self._address(tx, draft, post, sealed, now)

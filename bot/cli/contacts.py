@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from bot import parts
 from bot.cli import desk, lookup
@@ -12,6 +12,9 @@ from bot.cli.command import Call
 from storage.store import Store
 from trust.errors import AlreadyThere, BadValue, MemberNeedsAddress
 from trust.records import Contact, GroupId, Member, OrganisationId, PublicKey
+
+KEY_CHANGED: Final = "key-changed"
+"""Why a delivery is held that was sealed to a key of before."""
 
 
 async def given_key(call: Call) -> PublicKey | None:
@@ -32,9 +35,16 @@ async def complete(tx: Store, contact: Contact, call: Call, key: PublicKey | Non
         await tx.contacts.add_address(contact.id, address, key)
     elif key is not None:
         await tx.contacts.set_key(address or _only_address(contact), key)
+        await _hold_what_waits(tx, contact)
     if matrix is not None and matrix not in contact.matrix_ids:
         await tx.contacts.add_matrix_id(contact.id, matrix)
     return await tx.contacts.get(contact.id)
+
+
+async def _hold_what_waits(tx: Store, contact: Contact) -> None:
+    """What is queued was sealed to the key of before: the bridge seals it anew, to the new one."""
+    for member in await tx.members.of_contact(contact.id):
+        await tx.deliveries.hold_for(member.id, KEY_CHANGED)
 
 
 def _only_address(contact: Contact) -> str:

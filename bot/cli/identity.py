@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from bot import parts
-from bot.cli import desk
+from bot.cli import desk, lookup
 from bot.cli.command import Call
 from bot.config import Config
 from bot.credentials import MATRIX
 from bot.phrases import Phrases
-from bridges.matrix import crosssigning
+from bridges.matrix import chain, crosssigning
 from bridges.matrix.session import Session
 from storage.database import Database
 from trust.errors import (
@@ -19,11 +20,15 @@ from trust.errors import (
     IdentityMissing,
     IdentityThere,
     LoginLost,
+    NoIdentity,
+    NoSuchContact,
     RecoveryKeyWrong,
     SecirError,
 )
 
-MAX_BYTES = 4096
+MAX_BYTES: Final = 4096
+ACCEPTED: Final = "accepted"
+"""The level of a pin that the operator confirmed."""
 
 
 async def create(call: Call) -> None:
@@ -142,6 +147,35 @@ async def show(call: Call) -> None:
         ("identity", f"{facts['identity']} (master key)"),
         ("state", state),
     )
+
+
+async def accept(call: Call) -> None:
+    """Pin the identity that the homeserver shows now."""
+    user = lookup.matrix_id(call.words.user)
+    async with desk.database(call) as database:
+        async with database.transaction() as tx:
+            if not await tx.contacts.find(user):
+                raise NoSuchContact(contact=user)
+            before = await tx.identities.pinned(user)
+        master = await _shown(call, database, user)
+        async with database.transaction() as tx:
+            await tx.identities.repin(user, master, ACCEPTED, desk.now())
+            await tx.audit.add(desk.now(), "identity.accepted", actor="operator", subject=user, detail=master)
+    call.console.facts(("member", user), ("before", before or "none"), ("now", f"{master} (master key)"))
+    call.console.say("", "The bridge gives this account the next messages.")
+
+
+async def _shown(call: Call, database: Database, user: str) -> str:
+    session = await Session.resume(parts.matrix_settings(desk.settings(call)), database)
+    try:
+        with call.console.step("Asking the homeserver"):
+            answer = await session.api.request("POST", "keys", "query", body={"device_keys": {user: []}})
+    finally:
+        await session.close()
+    found = chain.identity(answer, user)
+    if found is None:
+        raise NoIdentity(user=user)
+    return found.master
 
 
 async def _state(session: Session, database: Database) -> str:

@@ -124,6 +124,14 @@ def _identity(commands: Subparsers) -> None:
     command(
         identity, "show", "identity.show", "Show the bot's account, device and identity, and whether it is sound."
     ).with_json()
+    parser = command(
+        identity,
+        "accept",
+        "identity.accept",
+        "Accept a member's new Matrix identity in the place of the one that was known.",
+        more="Ask the person by telephone first: whoever took over the account has a new identity, too.",
+    )
+    parser.add_argument("user", metavar="ID", help="Matrix id of the member, such as @ada:example.org")
 
 
 def _groups(commands: Subparsers) -> None:

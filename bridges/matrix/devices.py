@@ -79,6 +79,7 @@ class Devices:
         Raises HomeserverFault.
         """
         async with self._lock:
+            await self._notice_accepted(users)
             asked = sorted({user for user in users if force or self._is_stale(user)})
             if asked:
                 await self._ask(asked)
@@ -96,6 +97,15 @@ class Devices:
     def _is_stale(self, user: str) -> bool:
         asked_at = self._asked_at.get(user)
         return asked_at is None or self._clock.now() - asked_at > MAX_AGE
+
+    async def _notice_accepted(self, users: Sequence[str]) -> None:
+        """An identity that the operator accepted meanwhile counts at once, though no sync tells of it."""
+        blocked = [user for user in users if user in self._standings and self._standings[user].problem is not None]
+        if not blocked:
+            return
+        async with self._database.transaction() as tx:
+            pins = {user: await tx.identities.pinned(user) for user in blocked}
+        self.changed(user for user in blocked if pins[user] != self._standings[user].identity)
 
     async def _ask(self, users: Sequence[str]) -> None:
         now = self._clock.now()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.parts.pgp import Person
+from tests.parts.responder import Responder
 from tests.parts.town import GROUP, LIST, Town
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -147,6 +148,24 @@ async def test_a_ghost_device_in_a_members_account_gets_no_key_and_the_room_goes
         event_id = (await town.ada.wait_for(text)).event_id
         assert (await ghost.wait_unreadable(event_id)).reason == "withheld:m.unverified"
         assert not any(text in message.body for message in ghost.messages)
+
+
+async def test_a_member_whose_identity_changed_gets_nothing_until_the_operator_accepts_it(town: Town) -> None:
+    async with await Responder.create(town.synapse, "grace") as grace:
+        await town.operator("contact", "add", "Grace Hopper", "--matrix", grace.user_id)
+        await town.operator("member", "add", GROUP, "Grace Hopper", "--by", "room")
+        await grace.accept_invite(town.room)
+        known, changed, accepted = "Grace reads this.", "Grace does not read this.", "Grace reads again."
+        await town.boris.write("One", known)
+        await grace.wait_for(known)
+        await grace.reset_identity()
+        await town.boris.write("Two", changed)
+        event_id = (await town.ada.wait_for(changed)).event_id
+        await town.ada.wait_for(f"The Matrix identity of {grace.user_id} is not the one that was known")
+        await grace.wait_unreadable(event_id)
+        await town.operator("identity", "accept", grace.user_id)
+        await town.boris.write("Three", accepted)
+        await grace.wait_for(accepted)
 
 
 async def test_mail_to_a_member_without_a_usable_key_is_held_and_goes_out_when_there_is_one(town: Town) -> None:

@@ -17,7 +17,9 @@ def test_a_mail_by_an_unknown_key_is_told_to_admins_and_never_to_the_one_named_i
     assert (told.admins, told.member, told.room) == (True, False, False)
 
 
-@pytest.mark.parametrize("error", [errors.StrangerInRoom(group="g", users="u"), errors.RoomDrifted(group="g", types="t")])
+@pytest.mark.parametrize(
+    "error", [errors.StrangerInRoom(group="g", users="u"), errors.RoomDrifted(group="g", types="t")]
+)
 def test_what_makes_a_room_unsafe_is_told_to_admins_outside_that_room(error: errors.SecirError) -> None:
     told = audience(error)
     assert (told.admins, told.room) == (True, False)

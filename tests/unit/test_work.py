@@ -34,9 +34,7 @@ class Tray:
         self.failed.append((row, type(error)))
 
     def worker(self, bell: Bell | None = None) -> Worker[str]:
-        return Worker(
-            "test", claim=self.claim, handle=self.handle, fail=self.fail, bell=bell or Bell(), poll=60.0
-        )
+        return Worker("test", claim=self.claim, handle=self.handle, fail=self.fail, bell=bell or Bell(), poll=60.0)
 
 
 async def test_rows_are_handled_in_the_order_in_which_they_are_claimed() -> None:
