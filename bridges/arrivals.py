@@ -134,7 +134,7 @@ class MailArrivals:
         now = self._clock.now()
         async with self._database.transaction() as tx:
             group = await tx.groups.get(item.group_id)
-            if error.retryable:
+            if error.retryable and not retry.hopeless(error, item.attempts):
                 await tx.mails.retry(item.id, now + retry.wait(item.attempts, random.random()), error.code)  # noqa: S311 - spread, not secrecy
                 log.warning("mail.retried", mail=item.id, group=group.name, code=error.code, attempts=item.attempts)
                 return
@@ -237,19 +237,20 @@ class RoomArrivals:
             await self._wait_for_key(item, error)
             return
         now = self._clock.now()
+        again = error.retryable and not retry.hopeless(error, item.attempts)
         async with self._database.transaction() as tx:
             group = await tx.groups.by_room(item.room_id)
-            if error.retryable:
+            if again:
                 await tx.events.retry(item.id, now + retry.wait(item.attempts, random.random()), error.code)  # noqa: S311 - spread, not secrecy
             elif isinstance(error, AlreadyPosted):
                 await tx.events.finish(item.id)
             else:
                 await tx.events.refuse(item.id, error.code)
-            if group and not error.retryable:
+            if group and not again:
                 await tx.audit.add(now, "event.refused", group=group.id, subject=item.event_id, detail=error.code)
             author = await self._author(item, group, tx.members.by_matrix_id) if group else None
         log.warning("event.failed", event_id=item.event_id, code=error.code, attempts=item.attempts)
-        if group and not error.retryable:
+        if group and not again:
             await self._alarms.tell(group, error, about=author)
 
     async def _wait_for_key(self, item: EventItem, error: Undecryptable) -> None:

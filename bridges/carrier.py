@@ -118,12 +118,13 @@ class Carrier:
         """Hold, retry or bury; whoever must act is told."""
         now = self._clock.now()
         late = retry.over(now - item.created_at, self._give_up_after)
+        again = error.retryable and not late and not retry.hopeless(error, item.attempts)
         async with self._database.transaction() as tx:
             group = await tx.groups.get(item.post.group_id)
             member = await tx.members.get(item.member_id) if item.member_id is not None else None
             if isinstance(error, NoUsableKey):
                 await tx.deliveries.hold(item.id, error.code)
-            elif error.retryable and not late:
+            elif again:
                 await tx.deliveries.retry(item.id, now + _pause(item, error), error.code)
             else:
                 await tx.deliveries.bury(item.id, error.code)
@@ -131,7 +132,8 @@ class Carrier:
         log.warning(
             "delivery.failed", post=item.post.reference, delivery=item.id, code=error.code, attempts=item.attempts
         )
-        await self._tell(group, member, item, error, late=late)
+        if not again:
+            await self._tell(group, member, item, error, late=late)
 
     async def _tell(
         self, group: Group, member: Member | None, item: DeliveryItem, error: SecirError, *, late: bool
@@ -139,8 +141,6 @@ class Carrier:
         if error.retryable and late:
             days = self._give_up_after.days
             error = GivenUp(reference=item.post.reference, member=member.name if member else group.name, days=days)
-        elif error.retryable:
-            return
         await self._alarms.tell(group, error, about=member)
 
     async def release_held(self) -> int:

@@ -516,12 +516,14 @@ class HomeserverRefused(HomeserverFault):
     """Any other Matrix error. params: errcode, status."""
 
     code = "homeserver-refused"
+    retryable = True
 
 
 class LoginLost(HomeserverFault):
-    """The access token is no longer valid (M_UNKNOWN_TOKEN)."""
+    """The access token is no longer valid (M_UNKNOWN_TOKEN): what is queued waits for a new login."""
 
     code = "login-lost"
+    retryable = True
 
 
 class SafeFault(Fault):
@@ -536,9 +538,10 @@ class SafeUnavailable(SafeFault):
 
 
 class ListKeyMissing(SafeFault):
-    """The secret key of the list is not in its home. params: group."""
+    """The secret key of the list is not in its home: mail waits until the operator brings it back. params: group."""
 
     code = "list-key-missing"
+    retryable = True
 
 
 class StoreFault(Fault):

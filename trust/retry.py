@@ -5,11 +5,22 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Final
 
+from trust.errors import HomeserverRefused, SafeUnavailable, SecirError, Unexpected
+
 STEPS: Final = tuple(timedelta(minutes=m) for m in (1, 2, 5, 15, 30, 60))
 FIRST: Final = timedelta(seconds=5)
 """The first retry comes soon: most faults are a restart or a dropped connection."""
 SPREAD: Final = 0.2
 """Each wait is made up to 20 % shorter or longer, so that what failed together is not retried together."""
+
+TRIES: Final = 5
+"""For a fault that the item itself may cause: about eight minutes, in which whatever is behind it waits."""
+BY_THE_ITEM: Final = (HomeserverRefused, SafeUnavailable, Unexpected)
+
+
+def hopeless(error: SecirError, attempts: int) -> bool:
+    """Whether this very item seems to be what fails: it is set aside then, so that one can't hold up all others."""
+    return isinstance(error, BY_THE_ITEM) and attempts >= TRIES
 
 
 def wait(attempts: int, chance: float) -> timedelta:

@@ -7,7 +7,8 @@ from datetime import timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trust.retry import over, wait
+from trust.errors import HomeserverAway, RelayBusy, SafeUnavailable, Unexpected
+from trust.retry import hopeless, over, wait
 
 
 def test_the_first_retry_comes_after_seconds_and_the_later_ones_after_minutes() -> None:
@@ -26,3 +27,13 @@ def test_work_is_given_up_when_its_time_is_over_and_not_before() -> None:
     limit = timedelta(days=5)
     assert over(limit, limit)
     assert not over(limit - timedelta(seconds=1), limit)
+
+
+def test_an_item_that_fails_by_itself_is_set_aside_after_five_tries() -> None:
+    assert [hopeless(Unexpected(), tries) for tries in (1, 4, 5)] == [False, False, True]
+    assert hopeless(SafeUnavailable(), 5)
+
+
+def test_an_item_is_never_set_aside_because_others_are_away() -> None:
+    assert not hopeless(HomeserverAway(), 1000)
+    assert not hopeless(RelayBusy(), 1000)
