@@ -26,6 +26,7 @@ from storage.database import Database
 from trust.errors import (
     AttachmentTooBig,
     FileUnreadable,
+    HomeserverRefused,
     MalformedEvent,
     NotEncryptedEvent,
     ReplayedEvent,
@@ -83,7 +84,10 @@ class Incoming:
             mxc, key, digest, iv = _secrets(file.secrets)
         except ValueError as error:
             raise FileUnreadable from error
-        sealed = await self._session.api.download(mxc, limit)
+        try:
+            sealed = await self._session.api.download(mxc, limit)
+        except HomeserverRefused as error:  # gone, or never there: asking again won't bring it
+            raise FileUnreadable from error
         try:
             data = await asyncio.to_thread(decrypt_attachment, sealed, key, digest, iv)
         except (EncryptionError, ValueError, TypeError) as error:

@@ -42,7 +42,8 @@ SHORTEST_ROUND: Final = 1.0
 """Seconds: a server that answers at once with nothing new is not asked more often."""
 DEEPEST_EVENT: Final = 100
 """Levels of nesting that an event may have; Synapse allows no more."""
-MESSAGE_TYPES: Final = frozenset({"m.room.encrypted", "m.room.message"})
+ENCRYPTED: Final = "m.room.encrypted"
+MESSAGE_TYPES: Final = frozenset({ENCRYPTED, "m.room.message"})
 """A message in clear is kept too: it is refused later, so that its author is told."""
 NOTHING: Final[Mapping[str, object]] = {"types": []}
 FILTER: Final = json.dumps(
@@ -239,7 +240,7 @@ class Sync:
             # No client makes such an event, and storing it would fail, again and again.
             log.warning("sync.event_too_deep", room=room_id, event_id=event_id)
             return None
-        return NewEvent(room_id, event_id, sender, {**event, "room_id": room_id}, self._clock.now())
+        return NewEvent(room_id, event_id, sender, {**without_words(event), "room_id": room_id}, self._clock.now())
 
     def _ring(self, new: int, changed: Iterable[str]) -> None:
         keys, self._new_keys = self._new_keys, []
@@ -267,6 +268,14 @@ class Sync:
         if self._failures:
             log.info("sync.recovered", failures=self._failures)
         self._failures = 0
+
+
+def without_words(event: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A message in clear is kept so that its author is told; what it says never reaches our disk."""
+    if event.get("type") == ENCRYPTED:
+        return event
+    kept = {name: event[name] for name in ("type", "event_id", "sender") if name in event}
+    return kept | {"content": {"msgtype": entry(event, "content").get("msgtype")}}
 
 
 def changed_rooms(rooms: Mapping[str, Mapping[str, Any]], answer: Mapping[str, Any]) -> Iterator[str]:
