@@ -196,7 +196,7 @@ ANYTHING: Final = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_no_event_to_the_device_raises(machine: Machine, data: st.DataObject) -> None:
     for_us = {"type": data.draw(st.sampled_from([0, 1]) | ANYTHING), "body": data.draw(ANYTHING)}
@@ -216,7 +216,7 @@ def test_no_event_to_the_device_raises(machine: Machine, data: st.DataObject) ->
     assert machine.olm.receive(event).room_key_session is None
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(inside=ANYTHING)
 def test_no_inside_of_a_message_to_the_device_raises(machine: Machine, inside: object) -> None:
     eve = Writer(EVE, "EVEDEVICE")
@@ -345,7 +345,7 @@ def test_a_broken_envelope_is_refused(machine: Machine, ada: Writer, change: dic
         machine.olm.decrypt(ROOM, event)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(inside=ANYTHING)
 def test_no_inside_of_a_room_event_raises_anything_but_a_refusal(machine: Machine, ada: Writer, inside: object) -> None:
     payload = inside if isinstance(inside, dict) else {"type": inside, "room_id": ROOM, "content": inside}
@@ -375,6 +375,17 @@ def test_a_device_that_claims_the_fingerprint_of_another_is_not_verified(machine
     payload["keys"] = {"ed25519": ada.account.ed25519_key.to_base64()}
     machine.olm.receive(eve.envelope(machine.addressee, payload))
     assert not machine.olm.decrypt(ROOM, eve.say(ROOM, "I am Ada", sender=ADA)).verified
+
+
+def test_a_device_that_lists_the_channel_key_of_another_as_its_own_is_not_verified(
+    machine: Machine, ada: Writer
+) -> None:
+    eve = Writer(EVE, "EVEDEVICE")
+    shown = {name: value for name, value in eve.object().items() if name != "signatures"}
+    shown["keys"]["curve25519:EVEDEVICE"] = ada.account.curve25519_key.to_base64()
+    machine.olm.learn_devices({"device_keys": {EVE: {"EVEDEVICE": eve.signed_key(shown)}}})
+    machine.trust(eve)
+    assert not machine.olm.decrypt(ROOM, ada.say(ROOM, "by Ada", sender=EVE)).verified
 
 
 def test_a_device_that_is_not_trusted_or_no_longer_listed_is_not_verified(machine: Machine, ada: Writer) -> None:
@@ -436,6 +447,15 @@ def test_nobody_can_take_over_the_session_of_another(machine: Machine, ada: Writ
     machine.crash()
     later = machine.olm.decrypt(ROOM, ada.say(ROOM, "three")).verified
     assert (now, as_eve, later) == (True, False, True)
+
+
+def test_nobody_can_cut_the_session_of_another_short(machine: Machine, ada: Writer) -> None:
+    eve = machine.befriend(Writer(EVE, "EVEDEVICE"))
+    early = ada.say(ROOM, "early")
+    later = eve.payload(machine.addressee, "m.room_key", ada.room_key(ROOM))
+    machine.olm.receive(eve.envelope(machine.addressee, later))
+    machine.crash()
+    assert "early" == machine.olm.decrypt(ROOM, early).content["body"]
 
 
 # --- device lists (hazards 6, 7, 13) ---------------------------------------------------------------------------------
