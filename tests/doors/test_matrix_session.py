@@ -251,6 +251,16 @@ async def test_more_than_a_timeline_holds_arrives_in_order_after_a_restart(bot: 
     assert sent == [item.event_id for item in await Ear(bot).take(230)]
 
 
+async def test_a_gap_is_filled_as_far_back_as_the_position_and_no_further(bot: Bot, ada: Responder) -> None:
+    group, ear = await bot.group(ada.user_id), Ear(bot)
+    await bot.rooms.reconcile(group)
+    await ada.accept_invite(group.room_id)
+    await clear(ada, str(group.room_id), "from before the first sync")
+    await ear.sync.round()
+    sent = [await clear(ada, str(group.room_id), str(number)) for number in range(105)]
+    assert sent == [item.event_id for item in await ear.take(105)]
+
+
 async def test_a_gap_that_can_not_be_filled_leaves_the_position_where_it_was(bot: Bot, ada: Responder) -> None:
     group = await room_with(bot, ada)
     sent = [await clear(ada, str(group.room_id), str(number)) for number in range(110)]
