@@ -9,6 +9,8 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3.11
+# Each worker starts its own Synapse and PostgreSQL; on two cores three are quickest, since most tests wait for servers.
+WORKERS ?= 3
 BIN := .venv/bin
 TYPED := bot bridges storage trust demo tests/parts tools
 COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-header --annotation-style=line \
@@ -23,7 +25,7 @@ demo: parts ## Show a conversation between an encrypted room and OpenPGP mail (K
 	@$(BIN)/python -m demo $(if $(KEEP),--keep)
 
 test: parts ## Run every test, on real Synapse, GnuPG, SMTP, SQLite and PostgreSQL (ARGS="-k room" for some)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 check: .venv/.stamp ## Format, lint, types, import rules, unit and docs tests: under a minute
 	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target check-style check-types check-behaviour

@@ -43,11 +43,13 @@ OPTIONS: Final = (
     "--weak-digest",
     "SHA1",
     "--lock-never",
+    "--no-random-seed-file",
     "--pinentry-mode",
     "loopback",
 )
 """No file, key server or question may change what a call does. Rings are never written while they are read, so
-``--lock-never``: a lock left by a killed process must not stop the list."""
+``--lock-never``: a lock left by a killed process must not stop the list. Calls at the same time would race for the file
+of the random seed, and GnuPG takes a file that it could not read for its own failure."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,7 +84,9 @@ async def _encrypt(
             return outcome.output
         refused = {Fingerprint(fields[1]) for fields in keywords(outcome.status, "INV_RECP") if len(fields) > 1}
         if not refused & names:
-            log.error("seal.failed", code=outcome.returncode, failure=_failures(outcome.status))
+            complete = _is_complete(outcome.status, home.key.fingerprint)
+            state = "complete" if complete else "incomplete"
+            log.error("seal.failed", code=outcome.returncode, state=state, errors=_failures(outcome.status))
             raise SafeUnavailable
         log.warning("seal.recipient-refused", fingerprints=sorted(refused & names))
         names -= refused

@@ -47,7 +47,7 @@ class HomeserverDouble:
     async def running(self) -> AsyncIterator[HomeserverDouble]:
         app = web.Application(client_max_size=64 * 1024 * 1024)
         app.router.add_route("*", "/{path:.*}", self._handle)
-        runner = web.AppRunner(app)
+        runner = web.AppRunner(app, shutdown_timeout=0.5)
         await runner.setup()
         await web.TCPSite(runner, LOOPBACK, self.port, ssl_context=self.tls).start()
         try:
