@@ -8,6 +8,7 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -269,6 +270,37 @@ async def test_a_key_that_comes_late_is_told_and_opens_the_event(
     message = await ear.incoming.read(group, item.event)
     assert message is not None
     assert (session, "late") == (raised.value.params["session_id"], message.text)
+
+
+async def test_an_event_that_waits_is_due_as_soon_as_its_key_comes(
+    bot: Bot, ada: Responder, group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ear, receive, held = Ear(bot), bot.session.olm.receive, list[Any]()
+
+    def hold(event: Any) -> Received:
+        held.append(event)
+        return NOTHING
+
+    def let_go(_: Any) -> Received:
+        return next(received for event in held if (received := receive(event)).room_key_session)
+
+    event_id = await ada.say(str(group.room_id), "late")
+    monkeypatch.setattr(bot.session.olm, "receive", hold)
+    item = None
+    async with asyncio.timeout(20):
+        while item is None:
+            await ear.sync.round()
+            async with bot.database.transaction() as tx:
+                item = await tx.events.claim(bot.clock.now(), lease=timedelta(minutes=5))
+    async with bot.database.transaction() as tx:
+        session = str(item.event["content"]["session_id"])  # type: ignore[index]
+        await tx.events.wait(item.id, session, "event-undecryptable", bot.clock.now() + timedelta(days=1))
+    before = await ear.claim()
+    monkeypatch.setattr(bot.session.olm, "receive", let_go)
+    body: Any = {"messages": {bot.session.user_id: {bot.session.device_id: {}}}}
+    await ada.call("PUT", f"/sendToDevice/m.dummy/{secrets.token_hex(4)}", body)
+    (woken,) = await ear.take(1)
+    assert (None, event_id, True) == (before, woken.event_id, woken.waiting)
 
 
 async def test_a_client_that_excludes_the_bot_is_told_to_the_operator(

@@ -30,7 +30,7 @@ from trust.errors import (
     LoginLost,
     RateLimited,
     SecirError,
-)
+)from trust.records import Fingerprint, PublicKey
 
 Doubles = Callable[[Answer], Awaitable[HomeserverDouble]]
 EMPTY: Final = {"next_batch": "s1"}
@@ -353,3 +353,29 @@ async def test_a_malformed_answer_stops_nothing(
     await syncing(server).round()
     async with database.transaction() as tx:
         assert "s1" == await tx.events.position("@bot:test")
+
+
+async def test_an_event_that_is_nested_too_deeply_to_be_stored_is_left_out_and_the_next_one_is_kept(
+    double: Doubles, syncing: Callable[[HomeserverDouble], Sync], database: Database
+) -> None:
+    async with database.transaction() as tx:
+        key = PublicKey(Fingerprint("A" * 40), b"key")
+        group = await tx.groups.add(
+            name="ops", address="ops@lists.test", description="", key=key, federate=False, room_token="t"
+        )
+        await tx.groups.set_room(group.id, "!room", {})
+        await tx.events.take_in("@bot:test", "s0", [])
+    events = [event("$deep", "[" * 900 + "]" * 900), event("$after", '"x"')]
+    text = '{"next_batch": "s1", "rooms": {"join": {"!room": {"timeline": {"events": [EVENTS]}}}}}'
+    server = await double(always(200, text=text.replace("EVENTS", ", ".join(events))))
+    await syncing(server).round()
+    async with database.transaction() as tx:
+        item = await tx.events.claim(FixedClock().now(), lease=timedelta(minutes=1))
+    assert item is not None
+    assert "$after" == item.event_id
+
+
+def event(event_id: str, more: str) -> str:
+    """An encrypted event, as it is written in an answer."""
+    content = '{"algorithm": "m.megolm.v1.aes-sha2", "more": MORE}'.replace("MORE", more)
+    return f'{{"type": "m.room.encrypted", "event_id": "{event_id}", "sender": "@ada:test", "content": {content}}}'
