@@ -30,7 +30,8 @@ from trust.errors import (
     LoginLost,
     RateLimited,
     SecirError,
-)from trust.records import Fingerprint, PublicKey
+)
+from trust.records import Fingerprint, PublicKey
 
 Doubles = Callable[[Answer], Awaitable[HomeserverDouble]]
 EMPTY: Final = {"next_batch": "s1"}
