@@ -46,6 +46,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.shuffle = str(random.randrange(10**6))  # noqa: S311 - not a secret
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Long and random values don't stand in a test's name: workers side by side must find the same names."""
+    too_long = isinstance(val, str | bytes) and len(val) > 60
+    return argname if too_long or isinstance(val, dict) else None
+
+
 def pytest_report_header(config: pytest.Config) -> list[str]:
     seed = config.getoption("shuffle")
     return [f"random order: --shuffle {seed}"] if seed else []
