@@ -358,7 +358,6 @@ def changed(file: RoomFile, **fields: object) -> RoomFile:
         {"url": None},
         {"url": "mxc://localhost/doesnotexist"},
     ],
-    ids=str,
 )
 async def test_a_file_that_does_not_open_or_is_not_there_is_unreadable(
     bot: Bot, file: RoomFile, fields: Mapping[str, object]

@@ -345,7 +345,6 @@ async def test_an_answer_without_a_position_is_none(
         {"to_device": {"events": {}}, "rooms": {"join": [], "leave": 5}, "device_unused_fallback_key_types": {}},
         {"rooms": {"join": {"!r": None, "!s": {"timeline": [], "state": 5}}}},
     ],
-    ids=str,
 )
 async def test_a_malformed_answer_stops_nothing(
     double: Doubles, syncing: Callable[[HomeserverDouble], Sync], database: Database, rest: dict[str, Any]
