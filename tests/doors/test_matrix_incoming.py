@@ -348,6 +348,7 @@ def changed(file: RoomFile, **fields: object) -> RoomFile:
         {"hashes": None},
         {"hashes": {"sha256": "ä"}},
         {"key": {"kty": "oct", "alg": "A256CTR", "k": "AAAA"}},
+        {"key": {"kty": "oct", "alg": "A256CTR", "k": "A" * 22}},
         {"key": {"kty": "oct", "alg": "A256CTR", "k": "ä" * 43}},
         {"key": {"kty": "oct", "alg": "A128CBC", "k": "A" * 43}},
         {"key": None},
@@ -377,6 +378,21 @@ async def test_a_file_that_is_too_big_is_not_fetched_whatever_size_it_announces(
     with pytest.raises(AttachmentTooBig) as raised:
         await door(bot).fetch(replace(message.file, size=announced))
     assert {"limit_mb": 1} == raised.value.params
+
+
+async def test_a_file_that_says_it_is_too_big_is_not_even_asked_for(
+    bot: Bot, file: RoomFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    async def download(uri: str, _: int) -> bytes:
+        asked.append(uri)
+        return b""
+
+    monkeypatch.setattr(bot.session.api, "download", download)
+    with pytest.raises(AttachmentTooBig):
+        await door(bot).fetch(replace(file, size=2_000_000))
+    assert [] == asked
 
 
 # --- showing a post --------------------------------------------------------------------------------------------------
