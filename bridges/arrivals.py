@@ -21,7 +21,15 @@ from bridges.ports import Clock, Envelope, Letter, MailDoor, Opened, Phrasebook,
 from storage.database import Database
 from storage.records import EventItem, MailItem
 from trust import retry
-from trust.errors import AlreadyPosted, MailRefusal, MalformedEvent, NotAMember, SecirError, Undecryptable
+from trust.errors import (
+    AlreadyPosted,
+    MailRefusal,
+    MalformedEvent,
+    NotAMember,
+    PostRefusal,
+    SecirError,
+    Undecryptable,
+)
 from trust.posts import Submission
 from trust.records import Attachment, Content, Door, Group, GroupId, Member, Post, PublicKey
 
@@ -93,8 +101,12 @@ class MailArrivals:
         envelope = await asyncio.to_thread(self._mail.read_envelope, item.raw)
         opened = await self._safe.open(group, envelope.message, _pinned(everybody))
         author = _owner(everybody, opened)
-        letter = await asyncio.to_thread(self._mail.read_letter, opened.data, envelope)
-        await self._submit(item, group, author, opened, letter, envelope)
+        try:
+            letter = await asyncio.to_thread(self._mail.read_letter, opened.data, envelope)
+            await self._submit(item, group, author, opened, letter, envelope)
+        except PostRefusal as refusal:
+            refusal.signer = author.id if author else None
+            raise
 
     async def _submit(
         self,
@@ -140,12 +152,14 @@ class MailArrivals:
                 return
             await tx.mails.refuse(item.id, error.code)
             await tx.audit.add(now, "mail.refused", group=group.id, subject=str(item.id), detail=error.code)
-            concerned = self._concerned(await tx.members.of(group.id), item.raw)
+            concerned = self._concerned(await tx.members.of(group.id), error, item.raw)
         log.warning("mail.refused", mail=item.id, group=group.name, code=error.code)
         await self._alarms.tell(group, error, about=concerned)
 
-    def _concerned(self, members: Sequence[Member], raw: bytes) -> Member | None:
-        """The member whose registered address stands in From: he is told there, sealed, whoever really wrote."""
+    def _concerned(self, members: Sequence[Member], error: SecirError, raw: bytes) -> Member | None:
+        """Who signed it; else the member whose registered address stands in From, and who is told there, sealed."""
+        if isinstance(error, PostRefusal) and error.signer is not None:
+            return next((m for m in members if m.id == error.signer), None)
         try:
             named = {address.casefold() for address in self._mail.read_envelope(raw).from_addresses}
         except MailRefusal:

@@ -25,6 +25,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
+from trust.records import MemberId
+
 
 class SecirError(Exception):
     """Root of the tree. ``params`` are the values that the text of this code names."""
@@ -137,6 +139,9 @@ class StoreUnavailable(MailRefusal):
 
 class PostRefusal(Refusal):
     """Found after the mail was taken in: becomes a note to the registered address of the member concerned."""
+
+    signer: MemberId | None = None
+    """The member whose good signature it bears: the one concerned, whoever stands in From."""
 
 
 class NotForThisList(PostRefusal):

@@ -108,6 +108,17 @@ async def test_a_mail_without_protected_headers_is_posted_with_a_remark(town: To
     assert "does not say which list it was written for" in shown.body
 
 
+async def test_what_was_signed_for_another_list_is_refused_and_its_signer_is_told_whoever_sent_it(town: Town) -> None:
+    text = "Meant for another list."
+    head = b"To: other@lists.example\r\n"
+    inside = head + entity(text).replace(b"charset=utf-8", b'charset=utf-8; protected-headers="v1"')
+    message = town.boris.person.seal(inside, town.boris.list_key)
+    await town.chen.hand_over(town.chen.wrap(message))
+    await town.boris.receive("it was signed for other addresses")
+    assert await nothing_passed(town, text)
+    assert not town.chen.has("it was signed for other addresses")
+
+
 async def test_a_broken_mail_is_refused_and_the_next_one_passes(town: Town) -> None:
     text = "Cut in the middle."
     message = town.boris.person.seal(entity(text), town.boris.list_key)
