@@ -107,6 +107,7 @@ class Listener:
                 connection.transport.close()
         if tasks:  # what they hold of the database is given back before it is closed
             await asyncio.wait(tasks, timeout=5)
+        await self._desk.finish(5)
         await self._server.wait_closed()
         log.info("listener.closed", protocol=self._settings.protocol)
 

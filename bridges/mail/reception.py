@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import structlog
 
@@ -31,6 +31,8 @@ from trust.errors import (
 from trust.records import Group, GroupId
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 MAX_RECIPIENTS: Final = 50
 """RCPT commands in one mail, the refused ones counted."""
@@ -69,6 +71,7 @@ class Desk:
         self._clock = clock
         self._arrived = arrived
         self._checks = asyncio.Semaphore(CHECKS_AT_ONCE)
+        self._running: set[asyncio.Task[Any]] = set()
 
     async def recipient(self, dialogue: Dialogue, address: str) -> None:
         """Accept a known group's address, in whatever case, without extensions.
@@ -78,7 +81,7 @@ class Desk:
         dialogue.asked += 1
         if dialogue.asked > MAX_RECIPIENTS:
             raise TooManyRecipients(limit=MAX_RECIPIENTS)
-        group = await self._group(address)
+        group = await self._whole(self._group(address))
         if group is None:
             raise UnknownAddress
         if dialogue.from_nobody:
@@ -95,6 +98,9 @@ class Desk:
     async def mail(self, groups: Sequence[GroupId], raw: bytes) -> str:
         """Check and commit a whole mail, once for each group; its queue id. The same bytes are taken only once."""
         await self._check(raw)
+        return await self._whole(self._store(groups, raw))
+
+    async def _store(self, groups: Sequence[GroupId], raw: bytes) -> str:
         digest = hashlib.sha256(raw).hexdigest()[:12]
         now, stored = self._clock.now(), []
         try:
@@ -108,6 +114,21 @@ class Desk:
         if any(mail is not None for _, mail in stored):
             self._arrived()
         return digest
+
+    async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
+        """Bring ``work`` to its end, even if the client hangs up meanwhile and its connection's task is cancelled.
+
+        A transaction that is cancelled costs the database its connection, and clients hang up as often as they like.
+        """
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return await asyncio.shield(task)
+
+    async def finish(self, seconds: float) -> None:
+        """Wait until nothing is at work on the database any more, but not longer than ``seconds``."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=seconds)
 
     async def _check(self, raw: bytes) -> None:
         """Line ends, then structure, outside the event loop: a mail may be large."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import aiosmtplib
 import pytest
+from sqlalchemy import event
 
 from bridges.mail import incoming, parse
 from tests.parts.mail import LIST, Mailroom, Wire, encrypted_mail, mailroom, self_signed
@@ -413,6 +414,20 @@ async def test_a_client_that_vanishes_in_a_mail_leaves_nothing_behind(room: Mail
 
     await eventually(lambda: not room.listener._open)
     assert await room.stored() == []
+
+
+async def test_clients_that_hang_up_while_the_database_works_do_not_cost_it_its_connection(room: Mailroom) -> None:
+    opened: list[object] = []
+    event.listen(room.database._engine.sync_engine, "connect", lambda *_: opened.append(_))
+    for number in range(40):
+        wire = await ready(room)
+        wire.send(f"RCPT TO:<{LIST}>\r\n".encode())
+        await asyncio.sleep(number / 20_000)
+        wire.abort()
+
+    await eventually(lambda: not room.listener._open)
+    assert (await (await Wire.to(room.port)).mail(encrypted_mail())).startswith("250")
+    assert opened == []
 
 
 async def eventually(true: Callable[[], bool]) -> None:

@@ -235,6 +235,10 @@ class Wire:
     def close(self) -> None:
         self._writer.close()
 
+    def abort(self) -> None:
+        """Hang up at once."""
+        self._writer.transport.abort()
+
 
 # --- a relay ---------------------------------------------------------------------------------------------------------
 
