@@ -605,6 +605,12 @@ class IdentityThere(SetupFault):
     code = "identity-there"
 
 
+class PortTaken(SetupFault):
+    """A listener's port can't be opened: another program has it, or it needs rights. params: host, port."""
+
+    code = "port-taken"
+
+
 class IdentityMissing(SetupFault):
     """The bot has no Matrix login or cross-signing identity yet."""
 

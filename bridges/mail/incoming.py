@@ -26,7 +26,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from bridges.mail.reception import Desk, Dialogue
 from bridges.ports import Clock, Phrasebook
 from storage.database import Database
-from trust.errors import MailRefusal, TooManyConnections
+from trust.errors import MailRefusal, PortTaken, TooManyConnections
 from trust.records import GroupId
 
 log = structlog.get_logger()
@@ -88,12 +88,15 @@ class Listener:
         return port
 
     async def start(self) -> None:
-        """Open the port. Raises OSError if that can't be done."""
+        """Open the port. Raises PortTaken."""
         # It would log every command with its addresses, and at DEBUG every line of every mail.
         logging.getLogger("mail.log").disabled = True
         loop = asyncio.get_running_loop()
         settings = self._settings
-        self._server = await loop.create_server(self._connection, settings.host, settings.port)
+        try:
+            self._server = await loop.create_server(self._connection, settings.host, settings.port)
+        except OSError as error:
+            raise PortTaken(host=settings.host, port=settings.port) from error
         log.info("listener.opened", protocol=settings.protocol, port=self.port)
 
     async def stop(self) -> None:

@@ -17,7 +17,7 @@ from sqlalchemy import event
 
 from bridges.mail import incoming, parse
 from tests.parts.mail import LIST, Mailroom, Wire, encrypted_mail, mailroom, self_signed
-from trust.errors import StoreAway
+from trust.errors import PortTaken, StoreAway
 
 PLAIN = b"From: eve@example.test\r\nSubject: hi\r\n\r\nin the clear\r\n"
 
@@ -414,6 +414,14 @@ async def test_a_client_that_vanishes_in_a_mail_leaves_nothing_behind(room: Mail
 
     await eventually(lambda: not room.listener._open)
     assert await room.stored() == []
+
+
+async def test_a_port_that_another_program_has_is_named(room: Mailroom, tmp_path: Path) -> None:
+    (tmp_path / "second").mkdir()
+    with pytest.raises(PortTaken) as refused:
+        async with mailroom(tmp_path / "second", port=room.port):
+            pass
+    assert {"host": "127.0.0.1", "port": room.port} == refused.value.params
 
 
 async def test_clients_that_hang_up_while_the_database_works_do_not_cost_it_its_connection(room: Mailroom) -> None:
