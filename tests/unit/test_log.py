@@ -102,8 +102,11 @@ def test_a_group_of_exceptions_names_each_of_them(stream: io.StringIO) -> None:
 @pytest.mark.parametrize(
     "name", ["nio", "nio.crypto.olm_machine", "aiosmtpd", "mail.log", "sqlalchemy.engine", "asyncio"]
 )
-def test_a_library_says_only_who_where_and_what_exception(stream: io.StringIO, name: str) -> None:
+def test_a_library_says_only_who_where_and_what_exception(
+    stream: io.StringIO, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     logger = logging.getLogger(name)
+    monkeypatch.setattr(logger, "disabled", False)  # an open listener silences aiosmtpd's
     logger.warning("event %s " + CANARY, {"body": CANARY})
     logger.debug(CANARY)
     try:
