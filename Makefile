@@ -39,7 +39,7 @@ check-types:
 	@$(BIN)/mypy $(TYPED)
 
 check-behaviour:
-	@$(BIN)/python -m pytest tests/unit tests/docs
+	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests/unit tests/docs
 
 format: .venv/.stamp ## Lay out the code as `make check` wants it
 	@$(BIN)/ruff format .
