@@ -57,7 +57,7 @@ lock: .venv/.stamp ## Choose the newest versions anew, and write the lock files
 	@$(COMPILE) --upgrade --output-file requirements-synapse.lock requirements-synapse.in
 
 clean: ## Remove what these commands made
-	@rm -rf .venv .parts .cache dist build demo-data .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf .venv .parts .cache dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .parts/.system: tools/install-parts
