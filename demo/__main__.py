@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import logging
 import shutil
+import signal
 import sys
 import tempfile
 from contextlib import AsyncExitStack
@@ -165,10 +166,11 @@ async def stay(out: Transcript, town: Town) -> None:
     out.say("Let Element set up recovery (that signs your device), accept the invitation, and write.")
     out.say(f"What an operator can ask: secir --config {town.bridge.config_file} group show {GROUP}")
     out.say("Press Ctrl-C to stop.")
-    try:
-        await asyncio.Event().wait()
-    except asyncio.CancelledError:
-        out.say("Stopping.")
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()
+    out.say("Stopping.")
 
 
 def main() -> int:
