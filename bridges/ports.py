@@ -199,7 +199,6 @@ class RoomMessage:
     """``thread_root`` is set when the message is in a thread."""
     replaces: str | None = None
     """The event that this one edits."""
-    sent_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

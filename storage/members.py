@@ -87,9 +87,6 @@ class Members:
     async def set_state(self, member: MemberId, state: MemberState) -> None:
         await self._connection.execute(update(members).where(members.c.id == member).values(state=state))
 
-    async def set_role(self, member: MemberId, role: Role) -> None:
-        await self._connection.execute(update(members).where(members.c.id == member).values(role=role))
-
     async def _check(self, contact: ContactId, door: Door, address: str | None, matrix_id: str | None) -> None:
         own_address = addresses.c.contact_id == contact, addresses.c.address == address
         if (address or door is Door.MAIL) and not await self._there(*own_address):

@@ -1,4 +1,4 @@
-"""Message-IDs: making them, and reading those that others made, broken ones too (RFC 5322, 3.6.4).
+"""Message-IDs: reading those that others made, broken ones too, and writing chains of them (RFC 5322, 3.6.4).
 
 Here a Message-ID is always written without its angle brackets.
 """
@@ -6,7 +6,6 @@ Here a Message-ID is always written without its angle brackets.
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Iterable
 from typing import Final
 
@@ -17,11 +16,6 @@ _LOOKED_AT: Final = 32768
 
 _BRACKETED: Final = re.compile(r"<([^<>]{1,998})>")
 _USABLE: Final = re.compile(r"[!-;=?-~]+\Z")
-
-
-def new_id(address: str) -> str:
-    """A Message-ID that tells nothing: 128 random bits at the domain of the list's ``address``."""
-    return f"{secrets.token_hex(16)}@{address.rpartition('@')[2]}"
 
 
 def read_ids(value: str) -> tuple[str, ...]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from bridges.matrix.chain import entry
@@ -29,8 +28,6 @@ UNPRINTABLE: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 """Unicode's Cc, except tab and line feed, and Cs. Format characters stay: they hold emoji together."""
 FALLBACK: Final = re.compile(r"> (\* )?<@[^>\n]+>")
 """How a client of before Matrix 1.13 begins a reply: with the lines it answers."""
-LAST_SECOND: Final = 253_402_300_799
-"""The end of the year 9999, which is as far as a datetime goes."""
 
 
 def understand(
@@ -61,7 +58,6 @@ def understand(
         file=file,
         answers=answers,
         replaces=replaces,
-        sent_at=_time(event.get("origin_server_ts")),
     )
 
 
@@ -151,10 +147,3 @@ def safe_name(name: str) -> str:
 def plain(text: str) -> str:
     """``text`` with line feeds only, and without control characters and halves of surrogate pairs."""
     return UNPRINTABLE.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
-
-
-def _time(value: object) -> datetime | None:
-    """A server's time, in milliseconds since 1970."""
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= LAST_SECOND * 1000:
-        return None
-    return datetime.fromtimestamp(value / 1000, UTC)

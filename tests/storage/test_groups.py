@@ -117,13 +117,12 @@ async def test_a_key_of_another_address_of_the_contact_is_not_the_members(databa
         assert await tx.members.by_fingerprint(group.id, elsewhere.fingerprint) is None
 
 
-async def test_state_and_role_change_and_stay(database: Database) -> None:
+async def test_a_state_changes_and_stays(database: Database) -> None:
     async with database.transaction() as tx:
         ada = await given.member(tx, await given.group(tx), "Ada")
         await tx.members.set_state(ada.id, MemberState.BLOCKED)
-        await tx.members.set_role(ada.id, Role.ADMIN)
         found = await tx.members.get(ada.id)
-    assert (MemberState.BLOCKED, Role.ADMIN) == (found.state, found.role)
+    assert MemberState.BLOCKED == found.state
 
 
 async def add(
