@@ -216,6 +216,13 @@ class Relay(Section):
         le=timedelta(minutes=10),
         description="How long to wait for each answer of the server.",
     )
+    connections: int = Field(
+        8,
+        strict=True,
+        ge=2,
+        le=50,
+        description="How many mails are handed to the server at once, each on its connection.",
+    )
 
     @field_validator("allow_unencrypted")
     @classmethod
@@ -276,7 +283,32 @@ class Limits(Section):
         timedelta(days=5),
         ge=timedelta(minutes=1),
         le=timedelta(days=30),
-        description="How long a post is tried again when its reader can't be reached. Then the admins are told.",
+        description="How long a post is tried again when its reader can't be reached. Then author and admins are told.",
+    )
+    max_bounces: int = Field(
+        3,
+        strict=True,
+        ge=1,
+        le=100,
+        description="After so many mails that came back within 7 days, an address gets nothing until it is resumed.",
+    )
+    keep_delivered: Duration = Field(
+        timedelta(days=1),
+        ge=timedelta(0),
+        le=timedelta(days=90),
+        description="How long the sealed text of a post is kept after everybody has it. Ids stay, for threads.",
+    )
+    keep_undelivered: Duration = Field(
+        timedelta(days=30),
+        ge=timedelta(days=1),
+        le=timedelta(days=365),
+        description="How long what was held, refused or given up is kept for `secir queue retry`.",
+    )
+    min_free_mb: int = Field(
+        100,
+        strict=True,
+        ge=0,
+        description="With less free on the disk of data_dir (in megabytes) no mail is taken: its server keeps it.",
     )
 
 

@@ -27,7 +27,7 @@ def duration(value: object) -> object:
 
 def in_units(span: timedelta) -> str:
     """A timedelta as it is written in the file: ``timedelta(minutes=5)`` is ``5m``."""
-    unit = next(unit for unit, size in UNITS.items() if span % size == timedelta(0) and span >= size)
+    unit = next((unit for unit, size in UNITS.items() if span % size == timedelta(0) and span >= size), "s")
     return f"{span // UNITS[unit]}{unit}"
 
 

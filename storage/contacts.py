@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Row, Select, func, insert, or_, select, update
@@ -98,6 +99,16 @@ class Contacts:
         await self._connection.execute(update(addresses).where(is_it).values(fingerprint=fingerprint))
         await unpin_unused(self._connection, contact)
 
+    async def pause(self, address: str, at: datetime) -> bool:
+        """Nothing is sent to it from now on. False if it was paused before, or is nobody's."""
+        works = addresses.c.address == address.lower(), addresses.c.paused_at.is_(None)
+        return (await self._connection.execute(update(addresses).where(*works).values(paused_at=at))).rowcount > 0
+
+    async def resume(self, address: str) -> bool:
+        """It works again. False if it was not paused, or is nobody's."""
+        paused = addresses.c.address == address.lower(), addresses.c.paused_at.is_not(None)
+        return (await self._connection.execute(update(addresses).where(*paused).values(paused_at=None))).rowcount > 0
+
     async def add_matrix_id(self, contact: ContactId, matrix_id: str) -> None:
         """A Matrix id belongs to one contact. Raises AlreadyThere."""
         statement = insert_into(self._connection, matrix_ids).values(matrix_id=matrix_id, contact_id=contact)
@@ -132,7 +143,12 @@ _WITH_ORGANISATION: Final = select(
 ).select_from(contacts.outerjoin(organisations))
 
 _WITH_KEY: Final = select(
-    addresses.c.contact_id, addresses.c.address, addresses.c.fingerprint, keys.c.data, keys.c.expires_at
+    addresses.c.contact_id,
+    addresses.c.address,
+    addresses.c.fingerprint,
+    addresses.c.paused_at,
+    keys.c.data,
+    keys.c.expires_at,
 ).select_from(addresses.outerjoin(keys))
 
 
@@ -144,6 +160,6 @@ def _contact(row: Any, mail: Sequence[Row[Any]], matrix: Sequence[Row[Any]]) -> 
         id=row.id,
         name=row.name,
         organisation=organisation,
-        addresses=tuple(MailAddress(entry.address, key_of(entry)) for entry in mail),
+        addresses=tuple(MailAddress(entry.address, key_of(entry), entry.paused_at) for entry in mail),
         matrix_ids=tuple(entry.matrix_id for entry in matrix),
     )

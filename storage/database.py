@@ -5,7 +5,9 @@ Owns the engine and the translation of the drivers' errors; knows no table.
 
 from __future__ import annotations
 
+import errno
 import os
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -19,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from storage import versions
 from storage.secrets import Sealer
 from storage.store import Store
-from trust.errors import BadValue, SchemaOutdated, SchemaTooNew, StoreAway
+from trust.errors import BadValue, SchemaOutdated, SchemaTooNew, StoreAway, StoreFull
 
 DRIVERS: Final = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
 BUSY_TIMEOUT_MS: Final = 10_000
@@ -165,4 +167,11 @@ def _faults() -> Iterator[None]:
     except (IntegrityError, ProgrammingError, DataError):
         raise
     except (DBAPIError, PoolTimeout, OSError) as error:
-        raise StoreAway from error
+        raise (StoreFull if _is_full(error) else StoreAway) from error
+
+
+def _is_full(error: Exception) -> bool:
+    """SQLITE_FULL, PostgreSQL's ``disk_full`` (class 53), or the system's own word."""
+    cause = getattr(error, "orig", None) or error
+    is_sqlite = getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+    return is_sqlite or getattr(cause, "sqlstate", None) == "53100" or getattr(cause, "errno", None) == errno.ENOSPC

@@ -114,7 +114,7 @@ class Members:
 _STAYS: Final = members.c.state != MemberState.LEFT
 
 _WITH_KEY: Final = (
-    select(members, contacts.c.name, addresses.c.fingerprint, keys.c.data, keys.c.expires_at)
+    select(members, contacts.c.name, addresses.c.fingerprint, addresses.c.paused_at, keys.c.data, keys.c.expires_at)
     .select_from(members)
     .join(contacts, contacts.c.id == members.c.contact_id)
     .outerjoin(addresses, addresses.c.address == members.c.address)
@@ -131,6 +131,6 @@ def _member(row: Row[Any]) -> Member:
         door=row.door,
         role=row.role,
         state=row.state,
-        address=MailAddress(row.address, key_of(row)) if row.address is not None else None,
+        address=MailAddress(row.address, key_of(row), row.paused_at) if row.address is not None else None,
         matrix_id=row.matrix_id,
     )

@@ -31,11 +31,16 @@ class EventState(StrEnum):
 
 
 class DeliveryState(StrEnum):
-    """Of a post on its way to one destination. Only a queued one holds later ones up."""
+    """Of a post on its way to one destination. Only a queued one holds later ones up.
+
+    Held: it waits for a usable key, or its address is paused. Buried: given up, or refused. Bounced: handed over, and
+    sent back by a server further on.
+    """
 
     QUEUED = "queued"
     HELD = "held"
     BURIED = "buried"
+    BOUNCED = "bounced"
     DONE = "done"
 
 

@@ -22,11 +22,13 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     text,
 )
 
 from storage.columns import Json, Line, RowId, UtcTime, Word
 from storage.records import DeliveryState, EventState, MailState
+from trust.bounces import BounceKind
 from trust.records import Door, MemberState, Role
 
 metadata: Final = MetaData(
@@ -96,6 +98,7 @@ addresses: Final = Table(
     Column("address", Line, primary_key=True),
     Column("contact_id", RowId, ForeignKey("contacts.id"), nullable=False),
     Column("fingerprint", Line),
+    Column("paused_at", UtcTime),
     UniqueConstraint("contact_id", "address"),
     ForeignKeyConstraint(["contact_id", "fingerprint"], ["keys.contact_id", "keys.fingerprint"]),
 )
@@ -273,6 +276,8 @@ deliveries: Final = Table(
     Column("finished_at", UtcTime),
     Column("state", Word(DeliveryState), nullable=False),
     *_queue_columns(),
+    Column("told", Boolean, nullable=False, server_default=false()),
+    Column("elsewhere", Line),
     UniqueConstraint("post_id", "lane"),
     CheckConstraint("(state = 'queued') = (due_at IS NOT NULL)", name="due"),
     CheckConstraint("due_at IS NULL OR (sealed_id IS NOT NULL AND session_key IS NOT NULL)", name="sealed"),
@@ -280,9 +285,25 @@ deliveries: Final = Table(
     _partial("ix_deliveries_due", "target", "due_at", "id", where="due_at IS NOT NULL"),
     _partial("ix_deliveries_lane", "lane", "id", where="state = 'queued'"),
     Index("ix_deliveries_counts", "group_id", "state"),
+    _partial("ix_deliveries_undelivered", "group_id", "id", where="state IN ('buried', 'bounced') AND NOT told"),
     sqlite_autoincrement=True,
 )
-"""``lane`` names the destination: order is kept within it."""
+"""``lane`` names the destination: order is kept within it. ``elsewhere`` is an address of the member's contact to
+which this one goes in the place of the member's own. ``told``: its author knows that it did not arrive."""
+
+bounces: Final = Table(
+    "bounces",
+    metadata,
+    _id(),
+    Column("delivery_id", RowId, nullable=False, unique=True),
+    Column("address", Line, nullable=False),
+    Column("at", UtcTime, nullable=False),
+    Column("kind", Word(BounceKind), nullable=False),
+    Column("status", Line, nullable=False),
+    Index("ix_bounces_address_at", "address", "at"),
+    sqlite_autoincrement=True,
+)
+"""Mails that came back. A delivery counts once, and its row may be gone before."""
 
 # --- the bot itself --------------------------------------------------------------------------------------------------
 
@@ -294,6 +315,14 @@ identities: Final = Table(
     Column("level", Line, nullable=False),
     Column("pinned_at", UtcTime, nullable=False),
 )
+
+witness: Final = Table(
+    "witness",
+    metadata,
+    Column("account", Line, primary_key=True),
+    Column("count", RowId, nullable=False),
+)
+"""How often the bridge told the homeserver that it lives: less than the homeserver knows in a restored backup."""
 
 secrets: Final = Table(
     "secrets",

@@ -126,6 +126,21 @@ class TooManyConnections(MailRefusal):
     retryable = True
 
 
+class ReturnsOnly(MailRefusal):
+    """Written by a person to the address to which only bounces go."""
+
+    code = "returns-only"
+    smtp = "550 5.7.1"
+
+
+class NoSpace(MailRefusal):
+    """The disk is full, or nearly: the sender's server keeps the mail."""
+
+    code = "no-space"
+    smtp = "452 4.3.1"
+    retryable = True
+
+
 class StoreUnavailable(MailRefusal):
     """The mail could not be committed: the sender's server keeps it."""
 
@@ -402,6 +417,18 @@ class BadValue(RequestRefusal):
     code = "bad-value"
 
 
+class NoSuchItem(RequestRefusal):
+    """Nothing in the queue has this name. params: item."""
+
+    code = "no-such-item"
+
+
+class ContentGone(RequestRefusal):
+    """An item of the queue whose content is not kept any more can't be tried again. params: item."""
+
+    code = "content-gone"
+
+
 class MemberNeedsAddress(RequestRefusal):
     """An email-only member without a mail address. params: contact."""
 
@@ -461,7 +488,16 @@ class RelayFault(Fault):
 
 
 class RelayAway(RelayFault):
+    """No connection, or none that gets as far as a transaction: it concerns every mail."""
+
     code = "relay-away"
+    retryable = True
+
+
+class RelayBroke(RelayFault):
+    """The connection broke, or the server fell silent, in the middle of this mail."""
+
+    code = "relay-broke"
     retryable = True
 
 
@@ -489,6 +525,24 @@ class GivenUp(RelayFault):
     """Tried for as long as the settings allow. params: reference, member, days."""
 
     code = "given-up"
+
+
+class Bounced(RelayFault):
+    """Handed over, and sent back by a server further on. params: reply (status only)."""
+
+    code = "bounced"
+
+
+class AddressPaused(RelayFault):
+    """Too much mail came back from the member's address: held. params: member, address, count."""
+
+    code = "address-paused"
+
+
+class Restored(RelayFault):
+    """Waited in a backup that was restored: it may have been delivered since, so an operator decides."""
+
+    code = "restored"
 
 
 class NoUsableKey(RelayFault):
@@ -558,6 +612,13 @@ class StoreAway(StoreFault):
     retryable = True
 
 
+class StoreFull(StoreFault):
+    """The disk of the database is full."""
+
+    code = "store-full"
+    retryable = True
+
+
 class SchemaOutdated(StoreFault):
     """params: found, wanted."""
 
@@ -597,6 +658,12 @@ class AnotherInstance(SetupFault):
     """params: path."""
 
     code = "another-instance"
+
+
+class BackupRestored(SetupFault):
+    """The homeserver has seen more of us than the database remembers: a backup was put back."""
+
+    code = "backup-restored"
 
 
 class IdentityThere(SetupFault):

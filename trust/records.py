@@ -80,6 +80,8 @@ class MailAddress:
 
     address: str
     key: PublicKey | None = None
+    paused_at: datetime | None = None
+    """Since when nothing is sent to it, because mail came back; None for an address that works."""
 
 
 @dataclass(frozen=True, slots=True)
