@@ -5,7 +5,7 @@ Knows nothing of what an event means: ``bridges.matrix`` reads them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import select, update
@@ -96,9 +96,18 @@ class Events:
         woken = await self._connection.execute(update(events).where(*waiting).values(due_at=events.c.received_at))
         return woken.rowcount
 
-    async def recover(self, now: datetime) -> int:
-        """At start-up of a single process: forget all leases. Returns how many there were."""
-        return await leases.recover(self._connection, events, now)
+    async def wake_all(self, now: datetime) -> int:
+        """After a crash a room key may be there whose events were not woken: look at each again. Returns how many."""
+        waiting = events.c.state == EventState.WAITING
+        return (await self._connection.execute(update(events).where(waiting).values(due_at=now))).rowcount
+
+    async def recover(self, now: datetime, besides: Collection[int] = ()) -> int:
+        """No process but ours: forget all leases, but on those that we have in hand. Returns how many there were."""
+        return await leases.recover(self._connection, events, now, besides)
+
+    async def heal(self, now: datetime) -> int:
+        """The clock was set back. Returns how many are due now for it."""
+        return await leases.heal(self._connection, events, now)
 
     async def remember_index(self, session_id: str, index: int, event_id: str) -> bool:
         """Note which event used an index of a Megolm session. False if it was another one: a replay."""

@@ -6,12 +6,17 @@ is not claimed while an earlier queued one of its lane is unfinished, be it leas
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Final
 
-from sqlalchemy import Table, Update, exists, literal, or_, select, update
+from sqlalchemy import ColumnElement, Table, Update, exists, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.util import ClauseAdapter
+
+FARTHEST: Final = timedelta(days=2)
+"""Longer than anything is ever put off or leased."""
 
 
 async def claim(
@@ -21,15 +26,15 @@ async def claim(
     lane: str,
     now: datetime,
     lease: timedelta,
-    among: Mapping[str, object] | None = None,
+    among: Sequence[ColumnElement[bool]] = (),
 ) -> int | None:
-    """Take a lease on the next row that is due, of those whose columns are as in ``among``. None if there is none."""
-    claimed = await connection.execute(_claim(table, lane=lane, now=now, lease=lease, among=among or {}))
+    """Take a lease on the next row that is due, of those for which all of ``among`` is true. None if there is none."""
+    claimed = await connection.execute(_claim(table, lane=lane, now=now, lease=lease, among=among))
     row_id: int | None = claimed.scalar_one_or_none()
     return row_id
 
 
-def _claim(table: Table, *, lane: str, now: datetime, lease: timedelta, among: Mapping[str, object]) -> Update:
+def _claim(table: Table, *, lane: str, now: datetime, lease: timedelta, among: Sequence[ColumnElement[bool]]) -> Update:
     """One statement for both databases: SQLAlchemy leaves FOR UPDATE out on SQLite, which has one writer anyway.
 
     On PostgreSQL a row that another process is claiming is passed over, and a row that it claimed just before is
@@ -37,13 +42,14 @@ def _claim(table: Table, *, lane: str, now: datetime, lease: timedelta, among: M
     alone runs once, whatever the plan.
     """
     row, earlier = table.alias("candidate"), table.alias("earlier")
+    wanted = [ClauseAdapter(row).traverse(condition) for condition in among]
     # Written out, not bound: the partial index of the lane is for this very word.
     queued = literal("queued", literal_execute=True)
     blocked = exists().where(earlier.c[lane] == row.c[lane], earlier.c.state == queued, earlier.c.id < row.c.id)
     chosen = (
         select(row.c.id)
         .where(row.c.due_at <= now, or_(row.c.leased_until.is_(None), row.c.leased_until <= now), ~blocked)
-        .where(*(row.c[column] == value for column, value in among.items()))
+        .where(*wanted)
         .order_by(row.c.due_at, row.c.id)
         .limit(1)
         .with_for_update(skip_locked=True, of=row)
@@ -70,7 +76,15 @@ async def retry(connection: AsyncConnection, table: Table, row_id: int, at: date
     await connection.execute(update(table).where(table.c.id == row_id, table.c.due_at.is_not(None)).values(values))
 
 
-async def recover(connection: AsyncConnection, table: Table, now: datetime) -> int:
-    """Nobody who held a lease lives any more: what they had in hand is due now. Returns how many."""
+async def recover(connection: AsyncConnection, table: Table, now: datetime, besides: Collection[int] = ()) -> int:
+    """Nobody holds a lease any more, but on ``besides``: what was in hand is due now. Returns how many."""
+    lost = table.c.leased_until.is_not(None), table.c.id.not_in(besides)
     values = {"due_at": now, "leased_until": None}
-    return (await connection.execute(update(table).where(table.c.leased_until.is_not(None)).values(values))).rowcount
+    return (await connection.execute(update(table).where(*lost).values(values))).rowcount
+
+
+async def heal(connection: AsyncConnection, table: Table, now: datetime) -> int:
+    """The clock was set back: what no rule of ours puts off so far is due now. Returns how many."""
+    absurd = or_(table.c.due_at > now + FARTHEST, table.c.leased_until > now + FARTHEST)
+    values = {"due_at": now, "leased_until": None}
+    return (await connection.execute(update(table).where(table.c.due_at.is_not(None), absurd).values(values))).rowcount

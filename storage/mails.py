@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from datetime import datetime, timedelta
 
 from sqlalchemy import delete, func, insert, select
@@ -58,9 +59,13 @@ class Mails:
         """Not now: to be claimed again from ``at`` on. Later mails of the group wait for it."""
         await leases.retry(self._connection, mails, mail, at, code)
 
-    async def recover(self, now: datetime) -> int:
-        """At start-up of a single process: forget all leases. Returns how many there were."""
-        return await leases.recover(self._connection, mails, now)
+    async def recover(self, now: datetime, besides: Collection[int] = ()) -> int:
+        """No process but ours: forget all leases, but on those that we have in hand. Returns how many there were."""
+        return await leases.recover(self._connection, mails, now, besides)
+
+    async def heal(self, now: datetime) -> int:
+        """The clock was set back. Returns how many are due now for it."""
+        return await leases.heal(self._connection, mails, now)
 
     async def counts(self, group: GroupId) -> dict[str, int]:
         """How many mails were refused, by code."""

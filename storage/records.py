@@ -92,6 +92,29 @@ class DeliveryItem:
     session_key: bytes = field(repr=False)
     attempts: int
     created_at: datetime
+    elsewhere: str | None = None
+    """An address of the member's contact to which this one goes in the place of the member's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class OverdueItem:
+    """A delivery that has waited for too long. ``code`` is what went wrong last, None if it was never tried."""
+
+    id: DeliveryId
+    group_id: GroupId
+    code: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class UndeliveredItem:
+    """A delivery that was given up or came back. ``reader`` is the member's name, None for the room."""
+
+    id: DeliveryId
+    reference: str
+    author_id: MemberId
+    sealed_at: datetime
+    reader: str | None
+    code: str | None
 
 
 @dataclass(frozen=True, slots=True)
