@@ -114,9 +114,9 @@ class Bridge:
         """``secir run``, until it listens."""
         await asyncio.to_thread(self._process.start)
 
-    async def stop(self) -> None:
-        """SIGTERM, and wait."""
-        await asyncio.to_thread(self._process.stop)
+    async def stop(self) -> int | None:
+        """SIGTERM, and wait. Its exit code; None if it did not run."""
+        return await asyncio.to_thread(self._process.stop)
 
     async def kill(self) -> None:
         """SIGKILL: what a crash leaves."""

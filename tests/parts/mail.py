@@ -6,6 +6,7 @@ import asyncio
 import base64
 import ipaddress
 import ssl
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -251,17 +252,25 @@ class Collected:
     recipients: list[str]
     data: bytes
     tls: bool
+    at: float = field(default_factory=time.monotonic)
+    """When it was taken, by the monotonic clock."""
 
 
 @dataclass
-class MailSink:
-    """An SMTP server that takes every mail but those it was told to refuse."""
+class Sink:
+    """Where our mail ends: a relay at ``port``, and what it took."""
 
     mails: list[Collected] = field(default_factory=list)
+    port: int = 0
+
+
+@dataclass
+class MailSink(Sink):
+    """An SMTP server that takes every mail but those it was told to refuse."""
+
     replies: dict[str, str] = field(default_factory=dict)
     """Recipient (or ``MAIL``, ``DATA``) -> what is answered; ``hang up`` closes the connection."""
     connections: int = 0
-    port: int = 0
 
     async def handle_MAIL(self, server: SMTP, session: Session, envelope: Envelope, address: str, options: Any) -> str:  # noqa: N802
         envelope.mail_from = address
@@ -320,7 +329,7 @@ async def mail_sink(
 
 
 @asynccontextmanager
-async def relay_to(sink: MailSink | int, **settings: Any) -> AsyncIterator[Relay]:
+async def relay_to(sink: Sink | int, **settings: Any) -> AsyncIterator[Relay]:
     """Our side of the connection. ``settings`` as in RelaySettings; TLS is off unless asked for."""
     port = sink if isinstance(sink, int) else sink.port
     relay = Relay(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from email.message import EmailMessage, MIMEPart
 from typing import Final, Self
 
-from tests.parts.mail import Collected, MailSink
+from tests.parts.mail import Collected, Sink
 from tests.parts.pgp import Person, list_packets
 from tests.parts.ports import LOOPBACK
 
@@ -41,6 +41,8 @@ class Letter:
     """The head of the mail as the wire shows it."""
     message: bytes = field(repr=False)
     """The armoured OpenPGP message."""
+    at: float = 0.0
+    """When the relay took it, by the monotonic clock."""
 
     def outer_is_silent(self, words: Sequence[str]) -> bool:
         return not any(word in self.outer for word in words)
@@ -49,7 +51,7 @@ class Letter:
 class MailMember:
     """One member with a GnuPG home of their own."""
 
-    def __init__(self, person: Person, port: int, sink: MailSink, list_address: str) -> None:
+    def __init__(self, person: Person, port: int, sink: Sink, list_address: str) -> None:
         self.person = person
         self.name = person.name
         self.address = person.address
@@ -63,7 +65,7 @@ class MailMember:
         self._opened: dict[int, Letter] = {}
 
     @classmethod
-    def create(cls, name: str, address: str, port: int, sink: MailSink, *, to: str) -> Self:
+    def create(cls, name: str, address: str, port: int, sink: Sink, *, to: str) -> Self:
         """A member with a fresh key, who hands mail to the server at ``port`` and writes to the list address ``to``."""
         return cls(Person.create(None, name, address), port, sink, to)
 
@@ -124,6 +126,7 @@ class MailMember:
             references=str(outer["References"] or "").split(),
             outer=mail.data.partition(b"\r\n\r\n")[0].decode("ascii"),
             message=message,
+            at=mail.at,
         )
 
     # --- writing -----------------------------------------------------------------------------------------------------

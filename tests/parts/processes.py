@@ -63,18 +63,20 @@ class ServerProcess:
             time.sleep(0.05)
         return time.monotonic() - began
 
-    def stop(self) -> None:
-        """SIGTERM, and SIGKILL if it takes too long."""
+    def stop(self) -> int | None:
+        """SIGTERM, and SIGKILL if it takes too long. Its exit code; None if it did not run."""
         if self._process is None or self._process.poll() is not None:
-            return self._forget()
+            self._forget()
+            return None
         self._process.send_signal(signal.SIGCONT)  # a suspended process can't end in peace
         self._process.terminate()
         try:
-            self._process.wait(STOP_TIMEOUT)
+            code = self._process.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
-        return self._forget()
+            code = self._process.wait()
+        self._forget()
+        return code
 
     def kill(self) -> None:
         """SIGKILL: what a crash leaves."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from tests.parts.bridge import Bridge
-from tests.parts.mail import MailSink, mail_sink
+from tests.parts.mail import Sink, mail_sink
 from tests.parts.people import MailMember
 from tests.parts.postfix import Postfix
 from tests.parts.responder import Responder
@@ -37,7 +37,7 @@ def _in_silence(_: str) -> None:
 class Town:
     synapse: Synapse
     bridge: Bridge
-    sink: MailSink
+    sink: Sink
     ada: Responder
     mail_port: int
     closing: AsyncExitStack = field(repr=False)
@@ -54,15 +54,16 @@ class Town:
         settings: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] | None = None,
         front: Postfix | None = None,
+        sink: Sink | None = None,
         narrate: Callable[[str], None] = _in_silence,
     ) -> Self:
         """Everybody there, the bridge running, the group not made yet. ``closing`` ends it all.
 
-        With ``front``, all mail goes through that Postfix, in (by LMTP) and out.
+        With ``front``, all mail goes through that Postfix, in (by LMTP) and out. ``sink`` is a relay that runs already.
         """
         # GnuPG's sockets need a short path.
         directory = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="town-", dir="/tmp")))
-        sink = await closing.enter_async_context(mail_sink(port=front.relay_port if front else 0))
+        sink = sink or await closing.enter_async_context(mail_sink(port=front.relay_port if front else 0))
         bridge = Bridge(
             directory,
             homeserver=synapse.url,
