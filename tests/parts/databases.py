@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import uuid
@@ -48,6 +49,7 @@ class PostgresServer:
             [*self._as_user, _program("postgres"), "-D", str(self._data), "-p", str(self._port), *options],
             log=self._folder / "server.log",
             is_ready=self._is_ready,
+            stop_signal=signal.SIGINT,  # PostgreSQL waits for its clients at SIGTERM, and cuts them off at this
         )
         self._template: str | None = None
         self._free: list[str] = []
@@ -93,6 +95,7 @@ class PostgresServer:
         self._server.resume()
 
     def stop(self) -> None:
+        """Cut all connections and end. The data stays."""
         self._server.stop()
 
     def start(self) -> None:

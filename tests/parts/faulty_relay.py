@@ -41,6 +41,8 @@ class Trouble(Enum):
     """The connection is reset."""
     LOST_250 = auto()
     """At the final dot: the mail is taken, and the connection ends before that is said (RFC 1047)."""
+    WAIT = auto()
+    """The usual answer, but only after ``let_go``."""
     GARBAGE = auto()
     """The answer is no SMTP."""
 
@@ -78,6 +80,7 @@ class FaultyRelay(Sink):
     connections: int = 0
     faults: list[Fault] = field(default_factory=list)
     _server: asyncio.Server | None = None
+    patience: asyncio.Event = field(default_factory=asyncio.Event)
     _open: dict[asyncio.StreamWriter, asyncio.Task[None]] = field(default_factory=dict)
 
     def fault(self, step: Step, what: str | Trouble, *, to: str | None = None, times: int | None = None) -> Fault:
@@ -88,6 +91,11 @@ class FaultyRelay(Sink):
     def heal(self) -> None:
         """No faults any more. A connection that is kept in silence stays so."""
         self.faults.clear()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Whoever waits, waits no longer."""
+        self.patience.set()
 
     def taken_for(self, recipient: str) -> int:
         """How many mails were taken for it."""
@@ -178,7 +186,7 @@ class _Dialogue:
                 await self._misbehave(self._next(Step.BODY))
         mail = Collected(self._sender, self._recipients, b"".join(lines), self._encrypted)
         fault = self._next(Step.DOT)
-        if fault is None or fault.what is Trouble.LOST_250:
+        if fault is None or fault.what in (Trouble.LOST_250, Trouble.WAIT):
             self._relay.mails.append(mail)
         if not await self._misbehave(fault):
             await self._write(TAKEN)
@@ -220,6 +228,9 @@ class _Dialogue:
                     while await self._reader.read(65536):
                         pass
                 raise _HungUp
+            case Trouble.WAIT:
+                await self._relay.patience.wait()
+                return False
             case Trouble.HANG_UP | Trouble.LOST_250:
                 raise _HungUp
         return True

@@ -72,6 +72,16 @@ class MailMember:
     def close(self) -> None:
         self.person.close()
 
+    @property
+    def list_address(self) -> str:
+        """Where this member writes to."""
+        return self._list_address
+
+    @property
+    def port(self) -> int:
+        """The mail server to which this member hands mail."""
+        return self._port
+
     def learn_list_key(self, key: bytes) -> None:
         self.list_key = key
         self.list_fingerprint = self.person.learn(key)
@@ -136,10 +146,23 @@ class MailMember:
     ) -> str:
         """Write to the list, signed and encrypted, headers protected; the Message-ID with its angle brackets."""
         message_id = email.utils.make_msgid(domain=self.address.partition("@")[2])
+        await self.hand_over(await self.compose(subject, text, message_id, answers=answers, files=files))
+        return message_id
+
+    async def compose(
+        self,
+        subject: str,
+        text: str,
+        message_id: str | None = None,
+        *,
+        answers: Letter | None = None,
+        files: Mapping[str, bytes] | None = None,
+    ) -> bytes:
+        """The whole mail that ``write`` would hand over."""
+        message_id = message_id or email.utils.make_msgid(domain=self.address.partition("@")[2])
         entity = self._entity(subject, text, message_id, answers, files or {})
         message = await asyncio.to_thread(self.person.seal, entity, self.list_key)
-        await self.hand_over(self.wrap(message, message_id=message_id, answers=answers))
-        return message_id
+        return self.wrap(message, message_id=message_id, answers=answers)
 
     def _entity(
         self, subject: str, text: str, message_id: str, answers: Letter | None, files: Mapping[str, bytes]

@@ -33,11 +33,13 @@ class ServerProcess:
         log: Path,
         is_ready: Callable[[], bool],
         environment: Mapping[str, str] | None = None,
+        stop_signal: signal.Signals = signal.SIGTERM,
     ) -> None:
         self._command = list(command)
         self._log = log
         self._is_ready = is_ready
         self._environment = environment
+        self._stop_signal = stop_signal
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -64,12 +66,12 @@ class ServerProcess:
         return time.monotonic() - began
 
     def stop(self) -> int | None:
-        """SIGTERM, and SIGKILL if it takes too long. Its exit code; None if it did not run."""
+        """SIGTERM (or its own signal), and SIGKILL if it takes too long. Its exit code; None if it did not run."""
         if self._process is None or self._process.poll() is not None:
             self._forget()
             return None
         self._process.send_signal(signal.SIGCONT)  # a suspended process can't end in peace
-        self._process.terminate()
+        self._process.send_signal(self._stop_signal)
         try:
             code = self._process.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:

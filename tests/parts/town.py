@@ -63,7 +63,8 @@ class Town:
         """
         # GnuPG's sockets need a short path.
         directory = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="town-", dir="/tmp")))
-        sink = sink or await closing.enter_async_context(mail_sink(port=front.relay_port if front else 0))
+        if sink is None:
+            sink = await closing.enter_async_context(mail_sink(port=front.relay_port if front else 0))
         bridge = Bridge(
             directory,
             homeserver=synapse.url,
