@@ -7,6 +7,7 @@ left is a row, and the next start claims it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -36,21 +37,23 @@ from bridges.matrix.outgoing import Outgoing
 from bridges.matrix.rooms import Rooms
 from bridges.matrix.session import Session
 from bridges.matrix.sync import Listeners, Sync
+from bridges.undelivered import Undelivered
 from bridges.work import Bell, Worker
 from storage.database import Database
 from storage.records import DeliveryItem, EventItem, MailItem
-from trust.errors import HomeserverAway, RateLimited, RoomFault, SecirError
+from trust.errors import HomeserverAway, RateLimited, RoomFault, SecirError, StoreFault
 from trust.posts import Rules
-from trust.records import Door, Group
+from trust.records import Group
 
 log = structlog.get_logger()
 
-MAIL_WORKERS: Final = 4
-"""Deliveries by mail under way at once; each has its own destination."""
+WORKERS: Final = 4
+"""Of each other kind, so that a group whose mails or files take long does not hold up the others."""
 HEARTBEAT: Final = timedelta(seconds=30)
-LAST_ROW: Final = 8.0
+UPKEEP: Final = timedelta(minutes=10)
+"""Between two looks at what is over: deliveries to give up, bodies that nobody needs."""
+LAST_ROW: Final = 7.0
 """Seconds that the workers have at a stop to finish the row in hand; a service manager waits 10."""
-
 
 KNOCK_AGAIN: Final = 5.0
 """Seconds until a homeserver that did not answer at the start is asked again."""
@@ -120,6 +123,16 @@ class Bridge:
             alarms=alarms,
             clock=clock,
             give_up_after=config.limits.give_up_after,
+            mail_workers=config.mail.relay.connections,
+            on_refused=_nobody,
+        )
+        self._undelivered = Undelivered(
+            database=database,
+            alarms=alarms,
+            notify=intake.notify,
+            phrases=phrases,
+            clock=clock,
+            give_up_after=config.limits.give_up_after,
         )
         self.sync = Sync(session, database, clock, self._news(devices), long_poll=config.matrix.sync_timeout)
         self.listeners = [
@@ -153,17 +166,44 @@ class Bridge:
     def _workers(self) -> tuple[list[AnyWorker], list[AnyWorker]]:
         """Those that need the homeserver, and the others."""
         bells, mails, events, out = self._bells, self._mail_arrivals, self._room_arrivals, self.carrier
-        to_room, to_members = out.claim(Door.ROOM), out.claim(Door.MAIL)
         room: list[AnyWorker] = [
-            Worker("events", claim=events.claim, handle=events.handle, fail=events.fail, bell=bells.events),
-            Worker("room", claim=to_room, handle=out.handle, fail=out.fail, bell=bells.to_room),
+            Worker(
+                "events",
+                claims=events.claims,
+                claim=events.claim,
+                handle=events.handle,
+                fail=events.fail,
+                bell=bells.events,
+            )
+            for _ in range(WORKERS)
+        ]
+        room += [
+            Worker(
+                "room",
+                claims=out.claims,
+                claim=out.claim_for_room,
+                handle=out.handle,
+                fail=out.fail,
+                bell=bells.to_room,
+            )
+            for _ in range(WORKERS)
         ]
         mail: list[AnyWorker] = [
-            Worker("mails", claim=mails.claim, handle=mails.handle, fail=mails.fail, bell=bells.mails),
+            Worker(
+                "mails", claims=mails.claims, claim=mails.claim, handle=mails.handle, fail=mails.fail, bell=bells.mails
+            )
+            for _ in range(WORKERS)
         ]
         mail += [
-            Worker(f"members-{n}", claim=to_members, handle=out.handle, fail=out.fail, bell=bells.to_members)
-            for n in range(MAIL_WORKERS)
+            Worker(
+                "members",
+                claims=out.claims,
+                claim=out.claim_for_member,
+                handle=out.handle,
+                fail=out.fail,
+                bell=bells.to_members,
+            )
+            for _ in range(self._config.mail.relay.connections)
         ]
         return room, mail
 
@@ -172,6 +212,7 @@ class Bridge:
         now = self._clock.now()
         async with self._database.transaction() as tx:
             rows = await tx.mails.recover(now) + await tx.events.recover(now) + await tx.deliveries.recover(now)
+            rows += await tx.events.wake_all(now)
         if rows:
             log.info("work.recovered", rows=rows)
 
@@ -204,6 +245,15 @@ class Bridge:
         """Send what waited for a key that is there now."""
         if await self.carrier.release_held():
             self._bells.ring_deliveries()
+
+    async def give_up(self) -> None:
+        """What waited too long is given up; what a clock that was set back had put off for ever is due."""
+        now = self._clock.now()
+        async with self._database.transaction() as tx:
+            rows = await tx.mails.heal(now) + await tx.events.heal(now) + await tx.deliveries.heal(now)
+        if rows:
+            log.warning("clock.set_back", rows=rows)
+        await self._undelivered.give_up()
 
     async def beat(self) -> None:
         """Say that we live, where ``secir health`` looks."""
@@ -261,21 +311,29 @@ class Bridge:
 
     async def _wind_down(self, working: Sequence[asyncio.Task[None]]) -> None:
         log.info("bridge.stopping")
-        for listener in self.listeners:
-            await listener.stop()
         for worker in self.workers:
             worker.stop()
         self._reached.set()
-        await asyncio.wait(working, timeout=LAST_ROW)
+        closing = [asyncio.create_task(listener.stop()) for listener in self.listeners]
+        await asyncio.wait([*closing, *working], timeout=LAST_ROW)
+        for claims in (self._mail_arrivals.claims, self._room_arrivals.claims, self.carrier.claims):
+            with contextlib.suppress(StoreFault):  # what can't be recorded now is done once more after the start
+                await claims.pay()
 
     def _schedule(self) -> Schedule:
         schedule = Schedule()
         schedule.every(self._config.matrix.reconcile_every, "release-held", self.release_held)
+        schedule.every(self._config.matrix.reconcile_every, "tell-undelivered", self._undelivered.tell)
+        schedule.every(UPKEEP, "give-up", self.give_up)
         schedule.every(HEARTBEAT, "heartbeat", self.beat)
         return schedule
 
     async def close(self) -> None:
         await self._safe.close()
+
+
+async def _nobody(_delivery: int, _reply: str) -> None:
+    pass
 
 
 async def run(config: Config) -> None:

@@ -161,6 +161,7 @@ def relay(config: Config) -> Relay:
             username=given.username,
             password=config.credentials.smtp_password,
             timeout=given.timeout.total_seconds(),
+            connections=given.connections,
             authorities=str(given.authorities_file) if given.authorities_file else None,
         )
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
@@ -15,16 +16,32 @@ from trust import members as rules
 from trust.errors import SecirError
 from trust.keys import usable
 from trust.notices import NOBODY, Audience, audience
-from trust.records import Door, Group, Member, Post
+from trust.records import Door, Group, MailAddress, Member, MemberId, Post
 
 log = structlog.get_logger()
 
 
+First = Callable[[Store], Awaitable[bool]]
+"""Whether something is told now, remembered in the transaction that posts it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Whom:
+    """Where a notice goes."""
+
+    room: bool
+    members: Sequence[Member]
+    """By mail."""
+    elsewhere: Mapping[MemberId, MailAddress] = field(default_factory=dict)
+    """Addresses of those who can't be reached at their own."""
+
+    def __bool__(self) -> bool:
+        return self.room or bool(self.members)
+
+
 class Notify(Protocol):
-    async def __call__(
-        self, group: Group, text: str, *, room: bool, members: Sequence[Member], answers: Post | None, once: Once
-    ) -> bool:
-        """Post a notice of the bot itself; False if ``once`` found that it was told before."""
+    async def __call__(self, group: Group, text: str, whom: Whom, first: First, *, answers: Post | None = None) -> bool:
+        """Post a notice of the bot itself; False if ``first`` found that it was told before."""
         ...
 
 
@@ -71,12 +88,10 @@ class Alarms:
         async with self._database.transaction() as tx:
             if await once.told(tx):
                 return
-            everybody = await tx.members.of(group.id)
+            whom = await self.reach(tx, group, who, about)
         log.warning("alarm", code=error.code, group=group.name, member=about.id if about else None)
-        room, readers = self._reach(who, about, everybody)
-        if not room and not readers:
-            return
-        await self._notify(group, self._phrases.explain(error), room=room, members=readers, answers=answers, once=once)
+        if whom:
+            await self._notify(group, self._phrases.explain(error), whom, once.first, answers=answers)
 
     async def _concerned(self, tx: Store, group: Group, error: SecirError) -> Member | None:
         user, name = error.params.get("user"), error.params.get("member")
@@ -84,20 +99,32 @@ class Alarms:
             return await tx.members.by_matrix_id(group.id, user)
         return next((m for m in await tx.members.of(group.id) if m.name == name), None) if name else None
 
-    def _reach(self, who: Audience, about: Member | None, everybody: Sequence[Member]) -> tuple[bool, list[Member]]:
-        """Where the notice goes. Whoever has no usable key is told in the room instead, never in clear."""
+    async def reach(self, tx: Store, group: Group, who: Audience, about: Member | None) -> Whom:
+        """Where a notice to ``who`` goes. Whoever can't be written to is told in the room instead, never in clear."""
+        everybody = await tx.members.of(group.id)
         wanted = list(rules.admins(everybody)) if who.admins else []
-        if who.member and about is not None and about not in wanted:
+        if who.member and about is not None and all(about.id != member.id for member in wanted):
             wanted.append(about)
-        by_mail = [m for m in wanted if m.address and usable(m.address.key, self._clock.now())]
+        elsewhere = {m.id: other for m in wanted if (other := await self._other_address(tx, m))}
+        by_mail = [m for m in wanted if m.id in elsewhere or self._works(m.address)]
         only_room = [m for m in wanted if m not in by_mail and m.door is Door.ROOM]
-        return who.room or bool(only_room), by_mail
+        return Whom(who.room or bool(only_room), by_mail, elsewhere)
+
+    async def _other_address(self, tx: Store, member: Member) -> MailAddress | None:
+        """For a member whose own address is paused: another one of the same person, if it works."""
+        if member.address is None or member.address.paused_at is None:
+            return None
+        contact = await tx.contacts.get(member.contact_id)
+        return next((each for each in contact.addresses if self._works(each)), None)
+
+    def _works(self, address: MailAddress | None) -> bool:
+        return address is not None and address.paused_at is None and usable(address.key, self._clock.now())
 
 
 def _key(group: Group, error: SecirError, about: Member | None) -> str:
     """What makes two notices the same: the error, the group, the member, and the device if there is one."""
     subject = [
         str(about.id) if about else "",
-        *(str(error.params.get(k, "")) for k in ("user", "device", "session_id")),
+        *(str(error.params.get(k, "")) for k in ("user", "device", "session_id", "address")),
     ]
     return "/".join([error.code, str(group.id), *subject])

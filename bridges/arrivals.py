@@ -18,6 +18,7 @@ import structlog
 from bridges.alarms import Alarms
 from bridges.intake import Draft, Intake
 from bridges.ports import Clock, Envelope, Letter, MailDoor, Opened, Phrasebook, RoomAnswer, RoomDoor, RoomMessage, Safe
+from bridges.work import Claims, Outage
 from storage.database import Database
 from storage.records import EventItem, MailItem
 from trust import retry
@@ -35,7 +36,7 @@ from trust.records import Attachment, Content, Door, Group, GroupId, Member, Pos
 
 log = structlog.get_logger()
 
-LEASE: Final = timedelta(minutes=5)
+LEASE: Final = timedelta(minutes=15)
 """Longer than any opening (30 s) or fetching of a file takes."""
 
 
@@ -88,10 +89,12 @@ class MailArrivals:
         self._alarms = alarms
         self._phrases = phrases
         self._clock = clock
+        self.claims: Claims[MailItem] = Claims(
+            database, recover=lambda tx, besides: tx.mails.recover(clock.now(), besides)
+        )
 
     async def claim(self) -> MailItem | None:
-        async with self._database.transaction() as tx:
-            return await tx.mails.claim(self._clock.now(), lease=LEASE)
+        return await self.claims.next(lambda tx: tx.mails.claim(self._clock.now(), lease=LEASE))
 
     async def handle(self, item: MailItem) -> None:
         """Open, read, submit. Raises what ``fail`` then settles."""
@@ -144,10 +147,12 @@ class MailArrivals:
     async def fail(self, item: MailItem, error: SecirError) -> None:
         """Try again later, or keep the mail as refused and tell those whom it concerns."""
         now = self._clock.now()
+        hopeless = retry.hopeless(error, item.attempts) and await self._intake.is_to_blame(item.group_id, error)
         async with self._database.transaction() as tx:
             group = await tx.groups.get(item.group_id)
-            if error.retryable and not retry.hopeless(error, item.attempts):
-                await tx.mails.retry(item.id, now + retry.wait(item.attempts, random.random()), error.code)  # noqa: S311 - spread, not secrecy
+            if error.retryable and not hopeless:
+                pause = retry.wait(error, item.attempts, random.random())  # noqa: S311 - spread, not secrecy
+                await tx.mails.retry(item.id, now + pause, error.code)
                 log.warning("mail.retried", mail=item.id, group=group.name, code=error.code, attempts=item.attempts)
                 return
             await tx.mails.refuse(item.id, error.code)
@@ -188,13 +193,29 @@ class RoomArrivals:
         self._phrases = phrases
         self._clock = clock
         self._patience = patience
+        self.claims: Claims[EventItem] = Claims(
+            database, recover=lambda tx, besides: tx.events.recover(clock.now(), besides)
+        )
+        self._outage = Outage(*retry.OUTAGES)
 
     async def claim(self) -> EventItem | None:
-        async with self._database.transaction() as tx:
-            return await tx.events.claim(self._clock.now(), lease=LEASE)
+        """The next event; None while the homeserver is known to be away."""
+        if not self._outage.may_try():
+            return None
+        item = None
+        try:
+            item = await self.claims.next(lambda tx: tx.events.claim(self._clock.now(), lease=LEASE))
+        finally:
+            if item is None:
+                self._outage.nothing_to_try()
+        return item
 
     async def handle(self, item: EventItem) -> None:
         """Decrypt, fetch files, submit. Raises what ``fail`` then settles."""
+        await self._relay(item)
+        self._outage.saw(None)
+
+    async def _relay(self, item: EventItem) -> None:
         async with self._database.transaction() as tx:
             group = await tx.groups.by_room(item.room_id)
         message = await self._room.read(group, item.event) if group else None
@@ -247,15 +268,17 @@ class RoomArrivals:
 
     async def fail(self, item: EventItem, error: SecirError) -> None:
         """Keep what can't be read yet, try again what failed, refuse the rest; tell those whom it concerns."""
+        self._outage.saw(error)
         if isinstance(error, Undecryptable):
             await self._wait_for_key(item, error)
             return
         now = self._clock.now()
-        again = error.retryable and not retry.hopeless(error, item.attempts)
+        again = error.retryable and not await self._is_hopeless(item, error)
         async with self._database.transaction() as tx:
             group = await tx.groups.by_room(item.room_id)
             if again:
-                await tx.events.retry(item.id, now + retry.wait(item.attempts, random.random()), error.code)  # noqa: S311 - spread, not secrecy
+                pause = retry.wait(error, item.attempts, random.random())  # noqa: S311 - spread, not secrecy
+                await tx.events.retry(item.id, now + pause, error.code)
             elif isinstance(error, AlreadyPosted):
                 await tx.events.finish(item.id)
             else:
@@ -266,6 +289,13 @@ class RoomArrivals:
         log.warning("event.failed", event_id=item.event_id, code=error.code, attempts=item.attempts)
         if group and not again:
             await self._alarms.tell(group, error, about=author)
+
+    async def _is_hopeless(self, item: EventItem, error: SecirError) -> bool:
+        if not retry.hopeless(error, item.attempts):
+            return False
+        async with self._database.transaction() as tx:
+            group = await tx.groups.by_room(item.room_id)
+        return group is None or await self._intake.is_to_blame(group.id, error)
 
     async def _wait_for_key(self, item: EventItem, error: Undecryptable) -> None:
         """First wait in silence, since keys often come a moment after the message; then say so in the room, once."""

@@ -1,14 +1,15 @@
 """The one way out: claims deliveries and hands them to the doors, typed outcomes recorded per delivery.
 
-One failing recipient never delays the others: each delivery is a row of its own, claimed in order per destination.
-Knows the doors only by ``ports``.
+One failing recipient never delays the others: each delivery is a row of its own, claimed in order per destination, and
+no group gets all of the workers. Knows the doors only by ``ports``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -17,18 +18,22 @@ import structlog
 from bridges.alarms import Alarms
 from bridges.intake import Intake
 from bridges.ports import Clock, Copy, MailDoor, RoomAnswer, RoomDoor, RoomPost, Safe
+from bridges.work import Claims, Outage
 from storage.database import Database
 from storage.records import DeliveryItem, HeldItem
 from storage.store import Store
 from trust import retry
-from trust.errors import GivenUp, NoUsableKey, RateLimited, SecirError
+from trust.errors import AddressPaused, NoUsableKey, RelayRefused, SecirError
 from trust.keys import usable
-from trust.records import Content, Door, Group, Member, Post
+from trust.records import Content, DeliveryId, Door, Group, GroupId, MailAddress, Member, Post
 
 log = structlog.get_logger()
 
-LEASE: Final = timedelta(minutes=5)
+LEASE: Final = timedelta(minutes=15)
 """Longer than one SMTP transaction or one room post with its files takes."""
+
+OnRefused = Callable[[DeliveryId, str], Awaitable[None]]
+"""Told of a mail that the relay refused for good, with the server's reply: its codes."""
 
 
 class Carrier:
@@ -45,6 +50,8 @@ class Carrier:
         alarms: Alarms,
         clock: Clock,
         give_up_after: timedelta,
+        mail_workers: int,
+        on_refused: OnRefused,
     ) -> None:
         self._database = database
         self._safe = safe
@@ -54,15 +61,45 @@ class Carrier:
         self._alarms = alarms
         self._clock = clock
         self._give_up_after = give_up_after
+        self._mail_workers = mail_workers
+        self._on_refused = on_refused
+        self.claims: Claims[DeliveryItem] = Claims(database, recover=self._recover)
+        self._outages = {door: Outage(*retry.OUTAGES) for door in Door}
 
-    def claim(self, target: Door) -> Callable[[], Awaitable[DeliveryItem | None]]:
-        """The claim of a worker that serves ``target``."""
+    async def claim_for_room(self) -> DeliveryItem | None:
+        """The next post for a room; None while the homeserver is known to be away."""
+        return await self._claim(Door.ROOM)
 
-        async def claim() -> DeliveryItem | None:
-            async with self._database.transaction() as tx:
-                return await tx.deliveries.claim(self._clock.now(), lease=LEASE, target=target)
+    async def claim_for_member(self) -> DeliveryItem | None:
+        """The next mail for a member; None while the relay is known to be away.
 
-        return claim
+        A group may take one more worker only while it has fewer than are free, and rows that failed before share a
+        quarter of the workers: neither a group nor a few sick mailboxes can make all the others wait.
+        """
+        mine = [item for item in self.claims.in_hand if item.target is Door.MAIL]
+        free = self._mail_workers - len(mine)
+        busy = Counter(item.post.group_id for item in mine)
+        besides = [group for group, number in busy.items() if number >= free]
+        sick = sum(item.attempts > 1 for item in mine)
+        return await self._claim(Door.MAIL, besides=besides, fresh=sick >= max(1, self._mail_workers // 4))
+
+    async def _claim(
+        self, target: Door, *, besides: Sequence[GroupId] = (), fresh: bool = False
+    ) -> DeliveryItem | None:
+        outage = self._outages[target]
+        if not outage.may_try():
+            return None
+        item = None
+        try:
+            item = await self.claims.next(
+                lambda tx: tx.deliveries.claim(
+                    self._clock.now(), lease=LEASE, target=target, besides=besides, fresh=fresh
+                )
+            )
+        finally:
+            if item is None:
+                outage.nothing_to_try()
+        return item
 
     async def handle(self, item: DeliveryItem) -> None:
         """One delivery. Raises what ``fail`` then settles."""
@@ -72,6 +109,7 @@ class Carrier:
             await self._to_room(item, group)
         else:
             await self._to_member(item, group)
+        self._outages[item.target].saw(None)
         log.info("post.delivered", post=item.post.reference, group=group.name, target=item.target, delivery=item.id)
 
     async def _to_room(self, item: DeliveryItem, group: Group) -> None:
@@ -81,9 +119,13 @@ class Carrier:
             author = await self._author(tx, item.post)
             answers = await self._answers(tx, item.post)
         events = await self._room.send(self._room_post(item, group, author, content, answers))
-        async with self._database.transaction() as tx:
+        at = self._clock.now()
+
+        async def settle(tx: Store) -> None:
             await tx.posts.shown(item.post.id, events)
-            await tx.deliveries.finish(item.id, at=self._clock.now())
+            await tx.deliveries.finish(item.id, at=at)
+
+        await self.claims.settle(item, settle)
 
     @staticmethod
     def _room_post(
@@ -105,43 +147,56 @@ class Carrier:
     async def _to_member(self, item: DeliveryItem, group: Group) -> None:
         async with self._database.transaction() as tx:
             member = await tx.members.get(item.member_id) if item.member_id is not None else None
+            address = await self._address(tx, item, member)
             chain = await tx.posts.chain(item.post.id)
-        if member is None or member.address is None or not usable(member.address.key, self._clock.now()):
+        if member is None or address is None or not usable(address.key, self._clock.now()):
             raise NoUsableKey(member=member.name if member else "")
+        if address.paused_at is not None:
+            raise AddressPaused(member=member.name, address=address.address, count=0)
         references = tuple(mail_id for post in chain[:-1] for mail_id in _known_ids(post, member))
         message = await asyncio.to_thread(self._safe.armour, item.session_key, item.packet)
-        await self._mail.send(Copy(group, item.post, member.address.address, references, message))
-        async with self._database.transaction() as tx:
-            await tx.deliveries.finish(item.id, at=self._clock.now())
+        await self._mail.send(Copy(group, item.post, item.id, address.address, references, message))
+        at = self._clock.now()
+        await self.claims.settle(item, lambda tx: tx.deliveries.finish(item.id, at=at))
+
+    @staticmethod
+    async def _address(tx: Store, item: DeliveryItem, member: Member | None) -> MailAddress | None:
+        if member is None or item.elsewhere is None:
+            return member.address if member else None
+        contact = await tx.contacts.get(member.contact_id)
+        return next((each for each in contact.addresses if each.address == item.elsewhere), None)
 
     async def fail(self, item: DeliveryItem, error: SecirError) -> None:
         """Hold, retry or bury; whoever must act is told."""
+        self._outages[item.target].saw(error)
         now = self._clock.now()
         late = retry.over(now - item.created_at, self._give_up_after)
-        again = error.retryable and not late and not retry.hopeless(error, item.attempts)
+        again = error.retryable and not late and not await self._is_hopeless(item, error)
         async with self._database.transaction() as tx:
             group = await tx.groups.get(item.post.group_id)
             member = await tx.members.get(item.member_id) if item.member_id is not None else None
-            if isinstance(error, NoUsableKey):
+            if isinstance(error, NoUsableKey | AddressPaused):
                 await tx.deliveries.hold(item.id, error.code)
             elif again:
-                await tx.deliveries.retry(item.id, now + _pause(item, error), error.code)
+                pause = retry.wait(error, item.attempts, random.random())  # noqa: S311 - spread, not secrecy
+                await tx.deliveries.retry(item.id, now + pause, error.code)
             else:
                 await tx.deliveries.bury(item.id, error.code)
                 await tx.audit.add(now, "delivery.buried", group=group.id, subject=str(item.id), detail=error.code)
         log.warning(
             "delivery.failed", post=item.post.reference, delivery=item.id, code=error.code, attempts=item.attempts
         )
-        if not again:
-            await self._tell(group, member, item, error, late=late)
+        if isinstance(error, RelayRefused):
+            await self._on_refused(item.id, str(error.params.get("reply", "")))
+        elif not again and not late and not isinstance(error, AddressPaused):
+            # What was given up is told by ``undelivered``, to its author too; this is about what caused it.
+            await self._alarms.tell(group, error, about=member)
 
-    async def _tell(
-        self, group: Group, member: Member | None, item: DeliveryItem, error: SecirError, *, late: bool
-    ) -> None:
-        if error.retryable and late:
-            days = self._give_up_after.days
-            error = GivenUp(reference=item.post.reference, member=member.name if member else group.name, days=days)
-        await self._alarms.tell(group, error, about=member)
+    async def _is_hopeless(self, item: DeliveryItem, error: SecirError) -> bool:
+        return retry.hopeless(error, item.attempts) and await self._intake.is_to_blame(item.post.group_id, error)
+
+    async def _recover(self, tx: Store, besides: Collection[int]) -> int:
+        return await tx.deliveries.recover(self._clock.now(), besides)
 
     async def release_held(self) -> int:
         """Seal anew what was held for want of a key and whose member has a usable one now. Returns how many."""
@@ -151,7 +206,7 @@ class Carrier:
                 (group, member, await tx.deliveries.held_for(member.id))
                 for group in await tx.groups.all()
                 for member in await tx.members.of(group.id)
-                if member.address and usable(member.address.key, self._clock.now())
+                if member.address and not member.address.paused_at and usable(member.address.key, self._clock.now())
             ]
         for group, member, items in waiting:
             for item in items:
@@ -183,10 +238,3 @@ def _known_ids(post: Post, member: Member) -> tuple[str, ...]:
     if post.author_id == member.id and post.author_message_id:
         return (post.message_id, post.author_message_id)
     return (post.message_id,)
-
-
-def _pause(item: DeliveryItem, error: SecirError) -> timedelta:
-    """How long until the next try; a homeserver that names a time is taken at its word."""
-    if isinstance(error, RateLimited):
-        return timedelta(seconds=error.retry_after)
-    return retry.wait(item.attempts, random.random())  # noqa: S311 - spread, not secrecy

@@ -9,22 +9,22 @@ from __future__ import annotations
 import asyncio
 import base64
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final, assert_never
 
 import structlog
 
-from bridges.alarms import Once
+from bridges.alarms import First, Whom
 from bridges.ports import Clock, Heading, MailDoor, Phrasebook, Safe, Sealed
 from storage.database import Database
 from storage.store import Store
 from trust import members as rules
-from trust.errors import NoUsableKey, SecirError
+from trust.errors import AddressPaused, BrokenEncryption, NoUsableKey, SafeFault, SafeUnavailable, SecirError
 from trust.keys import usable
 from trust.posts import Deliver, Refuse, Rules, Submission, judge
-from trust.records import Content, Door, Group, Member, Post, PublicKey
+from trust.records import Content, Door, Group, GroupId, MailAddress, Member, MemberId, Post, PublicKey
 
 log = structlog.get_logger()
 
@@ -50,6 +50,8 @@ class Draft:
     parent: Post | None = None
     to_room: bool = False
     to_members: Sequence[Member] = ()
+    elsewhere: Mapping[MemberId, MailAddress] = field(default_factory=dict)
+    """Addresses of members who can't be reached at their own."""
     author_message_id: str | None = None
     event_id: str | None = None
     thread_root: str | None = None
@@ -91,15 +93,22 @@ class Intake:
             case _:
                 assert_never(verdict)
 
-    async def notify(
-        self, group: Group, text: str, *, room: bool, members: Sequence[Member], answers: Post | None, once: Once
-    ) -> bool:
-        """Post a notice of the bot itself. False if it was told before; then nothing is posted."""
+    async def notify(self, group: Group, text: str, whom: Whom, first: First, *, answers: Post | None = None) -> bool:
+        """Post a notice of the bot itself. False if ``first`` finds that it was told before; then nothing is posted."""
         content = Content(subject=self._phrases.say("notice-subject", group=group.name), text=text)
-        draft = Draft(group, Door.ROOM, None, content, parent=answers, to_room=room, to_members=members)
+        draft = Draft(
+            group,
+            Door.ROOM,
+            None,
+            content,
+            parent=answers,
+            to_room=whom.room,
+            to_members=whom.members,
+            elsewhere=whom.elsewhere,
+        )
 
         async def settle(tx: Store) -> None:
-            if not await once.first(tx):
+            if not await first(tx):
                 raise ToldBefore
 
         try:
@@ -132,6 +141,19 @@ class Intake:
             return lines[0] if len(lines[0]) <= SUBJECT_LENGTH else lines[0][: SUBJECT_LENGTH - 1] + "…"
         return draft.content.attachments[0].name
 
+    async def is_to_blame(self, group: GroupId, error: SecirError) -> bool:
+        """Whether an item that failed so often is what is wrong, and not GnuPG, which then fails for anything."""
+        if not isinstance(error, SafeUnavailable):
+            return True
+        async with self._database.transaction() as tx:
+            of = await tx.groups.get(group)
+        try:
+            sealed = await self._safe.seal(of, b"\r\n", ())
+            await self._safe.reopen(of, sealed.packet, sealed.session_keys[of.key.fingerprint])
+        except (SafeFault, BrokenEncryption):
+            return False
+        return True
+
     async def reopen(self, group: Group, post: Post) -> Content | None:
         """The content of an earlier post, from the group's own copy; None once that was deleted."""
         async with self._database.transaction() as tx:
@@ -145,7 +167,7 @@ class Intake:
         now = self._clock.now()
         reference = _reference()
         message_id = f"{reference}.{secrets.token_hex(8)}@{draft.group.address.partition('@')[2]}"
-        keys = _keys(draft.to_members, now)
+        keys = _keys(draft, now)
         heading = Heading(draft.group, draft.author, draft.note, message_id, now, await self._references(draft.parent))
         entity = await asyncio.to_thread(self._mail.write_entity, heading, draft.content)
         sealed = await self._safe.seal(draft.group, entity, keys)
@@ -192,12 +214,19 @@ class Intake:
             if not rules.may_receive(current.state):
                 continue
             # The key as it is now: one that changed while we sealed is held, and sealed anew by the carrier.
-            key = current.address.key if current.address else None
-            session_key = sealed.session_keys.get(key.fingerprint) if key and usable(key, now) else None
+            there = draft.elsewhere.get(member.id)
+            session_key, problem = _session_key(there or current.address, sealed, now)
             await tx.deliveries.add(
-                post.id, sealed=body, target=Door.MAIL, member=member.id, session_key=session_key, due=now
+                post.id,
+                sealed=body,
+                target=Door.MAIL,
+                member=member.id,
+                session_key=session_key,
+                due=now,
+                code=problem,
+                elsewhere=there.address if there else None,
             )
-            if session_key is None:
+            if problem == NoUsableKey.code:
                 held.append(member)
         return held
 
@@ -208,10 +237,20 @@ class Intake:
             await self.on_unreachable(group, NoUsableKey(member=member.name))
 
 
-def _keys(members: Sequence[Member], now: datetime) -> list[PublicKey]:
-    """The usable keys of ``members``, each once."""
-    keys = [m.address.key for m in members if m.address and m.address.key]
+def _keys(draft: Draft, now: datetime) -> list[PublicKey]:
+    """The usable keys of those it is for, each once."""
+    addresses = [draft.elsewhere.get(member.id) or member.address for member in draft.to_members]
+    keys = [address.key for address in addresses if address and address.key]
     return list({key.fingerprint: key for key in keys if usable(key, now)}.values())
+
+
+def _session_key(address: MailAddress | None, sealed: Sealed, now: datetime) -> tuple[bytes | None, str | None]:
+    """What opens the post for this address; else why it must be held."""
+    if address is not None and address.paused_at is not None:
+        return None, AddressPaused.code
+    key = address.key if address else None
+    found = sealed.session_keys.get(key.fingerprint) if key and usable(key, now) else None
+    return found, None if found else NoUsableKey.code
 
 
 def _reference() -> str:

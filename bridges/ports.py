@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Protocol
 
 from trust.errors import SecirError
-from trust.records import Attachment, Content, Fingerprint, Group, Member, Post, PublicKey
+from trust.records import Attachment, Content, DeliveryId, Fingerprint, Group, Member, Post, PublicKey
 
 
 class Clock(Protocol):
@@ -135,6 +135,8 @@ class Copy:
 
     group: Group
     post: Post
+    delivery: DeliveryId
+    """Names this copy, also to a server far away that can't bring it to its reader and sends it back."""
     recipient: str
     references: tuple[str, ...]
     message: bytes = field(repr=False)

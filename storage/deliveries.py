@@ -74,7 +74,7 @@ class Deliveries:
         None of the groups ``besides``; with ``fresh`` only one that was never tried before.
         """
         among = [deliveries.c.target == target]
-        among += [deliveries.c.group_id.not_in(besides)] if besides else []
+        among += [deliveries.c.group_id.not_in(list(besides))] if besides else []
         among += [deliveries.c.attempts == 0] if fresh else []
         row_id = await leases.claim(self._connection, deliveries, lane="lane", now=now, lease=lease, among=among)
         if row_id is None:

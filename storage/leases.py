@@ -78,7 +78,7 @@ async def retry(connection: AsyncConnection, table: Table, row_id: int, at: date
 
 async def recover(connection: AsyncConnection, table: Table, now: datetime, besides: Collection[int] = ()) -> int:
     """Nobody holds a lease any more, but on ``besides``: what was in hand is due now. Returns how many."""
-    lost = table.c.leased_until.is_not(None), table.c.id.not_in(besides)
+    lost = table.c.leased_until.is_not(None), table.c.id.not_in(list(besides))
     values = {"due_at": now, "leased_until": None}
     return (await connection.execute(update(table).where(*lost).values(values))).rowcount
 

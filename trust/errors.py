@@ -521,12 +521,6 @@ class RelayNotTrusted(RelayFault):
     retryable = True
 
 
-class GivenUp(RelayFault):
-    """Tried for as long as the settings allow. params: reference, member, days."""
-
-    code = "given-up"
-
-
 class Bounced(RelayFault):
     """Handed over, and sent back by a server further on. params: reply (status only)."""
 

@@ -23,6 +23,8 @@ class Audience:
 
 
 NOBODY: Final = Audience()
+UNDELIVERED: Final = Audience(admins=True, member=True, again_after=timedelta(minutes=15))
+"""Of messages that did not arrive: their author and the admins, many of them in one notice."""
 
 AUDIENCES: Final[tuple[tuple[type[errors.SecirError], Audience], ...]] = (
     (errors.UnverifiedDevice, Audience(room=True, member=True)),
@@ -31,11 +33,10 @@ AUDIENCES: Final[tuple[tuple[type[errors.SecirError], Audience], ...]] = (
     (errors.StrangerInRoom, Audience(admins=True, again_after=DAY)),
     (errors.RoomDrifted, Audience(admins=True, again_after=DAY)),
     (errors.NoUsableKey, Audience(admins=True, again_after=DAY)),
-    (errors.GivenUp, Audience(admins=True)),
+    (errors.AddressPaused, Audience(admins=True, member=True, again_after=DAY)),
     (errors.Unexpected, Audience(admins=True, again_after=DAY)),
     (errors.SafeUnavailable, Audience(admins=True, again_after=DAY)),
     (errors.HomeserverRefused, Audience(admins=True, again_after=DAY)),
-    (errors.RelayRefused, Audience(admins=True, again_after=DAY)),
     (errors.Undecryptable, Audience(room=True)),
     (errors.FileUnreadable, Audience(room=True)),
     (errors.ForgedState, Audience(room=True, admins=True, again_after=DAY)),

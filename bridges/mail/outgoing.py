@@ -15,17 +15,18 @@ from typing import Final, Literal
 
 import aiosmtplib
 
-from trust.errors import RelayAway, RelayBusy, RelayFault, RelayNotTrusted, RelayRefused
+from trust.errors import RelayAway, RelayBroke, RelayBusy, RelayFault, RelayNotTrusted, RelayRefused
 
-CONNECTIONS: Final = 4
-"""Transactions under way at once; kept open as long as they are used."""
 IDLE_SECONDS: Final = 30.0
 """Then an unused connection is closed: less than any server's own limit."""
+LEAVE_SECONDS: Final = 1.0
 TRANSACTION_SECONDS: Final = 240.0
 """For the whole of one transaction, the slow answer to the final dot included: less than the lease of a delivery."""
 
 _ENHANCED: Final = re.compile(r"[245]\.\d{1,3}\.\d{1,3}")
 _ADDRESS: Final = re.compile(r"[^\s<>\x00-\x1f\x7f]+@[^\s<>\x00-\x1f\x7f]+")
+_CLOSING: Final = 421
+"""The server ends the connection, and not because of this mail (RFC 5321, 3.8)."""
 _LOGIN_WANTED: Final = frozenset({530, 534, 535, 538})
 
 
@@ -42,6 +43,8 @@ class RelaySettings:
     password: str | None = field(default=None, repr=False)
     timeout: float = 60.0
     """Seconds for each answer but the last one."""
+    connections: int = 8
+    """Transactions under way at once, each on a connection that is kept open as long as it is used."""
     authorities: str | None = None
     """A file of certificates to trust in place of the system's."""
 
@@ -62,24 +65,25 @@ class Relay:
 
     def __init__(self, settings: RelaySettings) -> None:
         self._settings = settings
-        self._places = asyncio.Semaphore(CONNECTIONS)
+        self._places = asyncio.Semaphore(settings.connections)
         self._idle: list[tuple[aiosmtplib.SMTP, asyncio.TimerHandle]] = []
 
     async def send(self, *, sender: str, recipient: str, mail: bytes) -> None:
         """One SMTP transaction with one recipient.
 
-        Raises RelayAway, RelayBusy (4xx), RelayRefused (5xx), RelayNotTrusted. When the connection breaks behind the
-        final dot the mail may have been taken all the same (RFC 1047): the next try bears the same Message-ID.
+        Raises RelayAway and RelayNotTrusted, which concern all mail, and about this one RelayBroke, RelayBusy (4xx),
+        RelayRefused (5xx). When the connection breaks behind the final dot the mail may have been taken all the same
+        (RFC 1047): the next try bears the same Message-ID.
         """
         if not _ADDRESS.fullmatch(recipient):
             raise RelayRefused(reply="")  # the library would send to whatever it finds in it
         async with self._places:
+            client = await self._connection()
             try:
                 async with asyncio.timeout(TRANSACTION_SECONDS):
-                    client = await self._connection()
                     await self._transact(client, sender, recipient, mail)
             except TimeoutError as error:
-                raise RelayAway(reply="") from error
+                raise RelayBroke(reply="") from error
             self._put_back(client)
 
     async def _transact(self, client: aiosmtplib.SMTP, sender: str, recipient: str, mail: bytes) -> None:
@@ -114,11 +118,11 @@ class Relay:
         return found
 
     async def close(self) -> None:
-        """End the idle connections."""
-        while self._idle:
-            client, timer = self._idle.pop()
+        """End the idle connections. A server that does not answer to that is left alone."""
+        idle, self._idle = self._idle, []
+        for _, timer in idle:
             timer.cancel()
-            await self._leave(client)
+        await asyncio.gather(*(self._leave(client) for client, _ in idle))
 
     async def _connection(self) -> aiosmtplib.SMTP:
         """An idle connection that still answers, or a new one."""
@@ -153,6 +157,9 @@ class Relay:
         except (aiosmtplib.SMTPException, OSError, ValueError) as error:
             client.close()
             raise _at_the_door(error) from error
+        except asyncio.CancelledError:
+            client.close()
+            raise
         return client
 
     def _tls(self) -> ssl.SSLContext | None:
@@ -174,7 +181,7 @@ class Relay:
     @staticmethod
     async def _leave(client: aiosmtplib.SMTP) -> None:
         try:
-            await client.quit()
+            await client.quit(timeout=LEAVE_SECONDS)
         except (aiosmtplib.SMTPException, OSError):
             client.close()
 
@@ -190,19 +197,26 @@ def translate(error: Exception) -> RelayFault:
         return RelayRefused(reply="SMTPUTF8")  # an address that this server can't take
     if isinstance(error, ValueError):
         return RelayRefused(reply="")  # an address that is none
-    return RelayAway(reply="")
+    return RelayBroke(reply="")
 
 
 def _answered(error: aiosmtplib.SMTPResponseException) -> RelayFault:
     reply = _codes(error)
     if error.code in _LOGIN_WANTED:
         return RelayNotTrusted(reply=reply)
-    if error.code < 500:
+    if error.code == _CLOSING:
+        return RelayAway(reply=reply)
+    if error.code < 500 or _is_full(error, reply):
         return RelayBusy(reply=reply)
     if isinstance(error, aiosmtplib.SMTPSenderRefused) and error.code != 552:
         # The relay does not take our own address: not the recipient's doing, and mended by the operator.
         return RelayNotTrusted(reply=reply)
     return RelayRefused(reply=reply)
+
+
+def _is_full(error: aiosmtplib.SMTPResponseException, reply: str) -> bool:
+    """A full mailbox is emptied one day, whatever the first digit says: 5.2.2 (RFC 3463), or 552 to the recipient."""
+    return reply.endswith(" 5.2.2") or (reply == "552" and isinstance(error, aiosmtplib.SMTPRecipientRefused))
 
 
 def _at_the_door(error: Exception) -> RelayFault:

@@ -17,7 +17,7 @@ from bridges.mail.parse import read_envelope
 from bridges.ports import Copy, Envelope, Heading
 from tests.parts.mail import LIST, NOW, Sentences, a_group, a_member, a_post, armour
 from trust.errors import MailIsAutomatic
-from trust.records import Attachment, Content
+from trust.records import Attachment, Content, DeliveryId
 
 NOWHERE = Envelope(b"", "[tld-ops] Encrypted message", (), None, ())
 EXPECTED_INSIDE = {"from", "to", "reply-to", "subject", "date", "message-id", "in-reply-to", "references", "list-id"}
@@ -45,6 +45,7 @@ def wrap(**changes: object) -> bytes:
     values: dict[str, object] = {
         "group": a_group(),
         "post": a_post(),
+        "delivery": DeliveryId(1),
         "recipient": "bob@elsewhere.test",
         "references": ("m1@lists.test", "m4@lists.test"),
         "message": armour(),
