@@ -24,6 +24,7 @@ from bot.phrases import Phrases
 from bot.schedule import Schedule
 from bridges.alarms import Alarms
 from bridges.arrivals import MailArrivals, Patience, RoomArrivals
+from bridges.bounced import Returns
 from bridges.carrier import Carrier
 from bridges.intake import Intake
 from bridges.mail.door import SmtpMailDoor
@@ -114,6 +115,7 @@ class Bridge:
             clock=clock,
             patience=patience,
         )
+        returns = Returns(database=database, alarms=alarms, clock=clock, limit=config.limits.max_bounces)
         self.carrier = Carrier(
             database=database,
             safe=self._safe,
@@ -124,7 +126,7 @@ class Bridge:
             clock=clock,
             give_up_after=config.limits.give_up_after,
             mail_workers=config.mail.relay.connections,
-            on_refused=_nobody,
+            on_refused=returns.refused,
         )
         self._undelivered = Undelivered(
             database=database,
@@ -136,7 +138,16 @@ class Bridge:
         )
         self.sync = Sync(session, database, clock, self._news(devices), long_poll=config.matrix.sync_timeout)
         self.listeners = [
-            Listener(settings, database=database, phrases=phrases, clock=clock, arrived=self._bells.mails.ring)
+            Listener(
+                settings,
+                database=database,
+                phrases=phrases,
+                clock=clock,
+                arrived=self._bells.mails.ring,
+                returns=parts.returns(config),
+                came_back=returns.returned,
+                has_room=parts.room_check(config),
+            )
             for settings in parts.listener_settings(config)
         ]
         self._session = session
@@ -270,7 +281,7 @@ class Bridge:
                     await listener.start()
                 endless = [
                     tasks.create_task(each)
-                    for each in (self._keep_synced(), self._tend_rooms(), self._schedule().run())
+                    for each in (self._keep_synced(), self._tend_rooms(), self._stay_alone(), self._schedule().run())
                 ]
                 working = [tasks.create_task(self._work(worker)) for worker in self.workers]
                 log.info("bridge.running")
@@ -280,6 +291,13 @@ class Bridge:
                     task.cancel()
         except* SecirError as found:
             raise found.exceptions[0] from None
+
+    async def _stay_alone(self) -> None:
+        """Raises AnotherInstance when a second bridge took the database while it was out of our reach."""
+        while True:
+            await asyncio.sleep(HEARTBEAT.total_seconds())
+            with contextlib.suppress(StoreFault):
+                await self._database.hold()
 
     async def _keep_synced(self) -> None:
         while not await self._reached_homeserver():  # noqa: ASYNC110 - it asks another machine
@@ -332,10 +350,6 @@ class Bridge:
         await self._safe.close()
 
 
-async def _nobody(_delivery: int, _reply: str) -> None:
-    pass
-
-
 async def run(config: Config) -> None:
     """Run until SIGTERM or SIGINT. Raises SetupFault, SchemaOutdated, StoreAway, HomeserverFault."""
     stop = asyncio.Event()
@@ -344,9 +358,15 @@ async def run(config: Config) -> None:
     with parts.alone(config):
         async with AsyncExitStack() as closing:
             database = await closing.enter_async_context(parts.open_database(config))
+            await database.hold()
             session = await Session.resume(parts.matrix_settings(config), database)
             closing.push_async_callback(session.close)
-            mail = SmtpMailDoor(parts.relay(config), phrases=Phrases.load(), limits=parts.letter_limits(config))
+            mail = SmtpMailDoor(
+                parts.relay(config),
+                returns=parts.returns(config),
+                phrases=Phrases.load(),
+                limits=parts.letter_limits(config),
+            )
             closing.push_async_callback(mail.close)
             bridge = Bridge(config, database, session, mail)
             closing.push_async_callback(bridge.close)

@@ -12,8 +12,9 @@ import fcntl
 import hashlib
 import hmac
 import os
+import shutil
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -26,12 +27,15 @@ if TYPE_CHECKING:
     from bridges.mail.incoming import ListenerSettings
     from bridges.mail.letters import LetterLimits
     from bridges.mail.outgoing import Relay
+    from bridges.mail.returns import ReturnPaths
     from bridges.matrix.session import MatrixSettings
     from bridges.openpgp.safe import GnuPGSafe
     from storage.database import Database
 
 PICKLE_KEY: Final = "secir/matrix-pickle"
 LIST_KEY: Final = "secir/list-key/"
+RETURNS_KEY: Final = "secir/returns"
+MEGABYTE: Final = 1024 * 1024
 
 
 def derive(secret: bytes, info: str) -> bytes:
@@ -165,6 +169,24 @@ def relay(config: Config) -> Relay:
             authorities=str(given.authorities_file) if given.authorities_file else None,
         )
     )
+
+
+def returns(config: Config) -> ReturnPaths:
+    from bridges.mail.returns import ReturnPaths
+
+    return ReturnPaths(derive(config.credentials.secret_key, RETURNS_KEY))
+
+
+def room_check(config: Config) -> Callable[[], bool]:
+    """Whether the disk of data_dir has room for mail. One that can't be asked has none."""
+
+    def has_room() -> bool:
+        try:
+            return shutil.disk_usage(config.data_dir).free >= config.limits.min_free_mb * MEGABYTE
+        except OSError:
+            return False
+
+    return has_room
 
 
 def letter_limits(config: Config) -> LetterLimits:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Row, Select, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from storage.bounces import Bounces
 from storage.columns import folded, insert_into
 from storage.keys import key_of, pin, unpin_unused
 from storage.schema import addresses, contacts, keys, matrix_ids, organisations
@@ -105,7 +106,8 @@ class Contacts:
         return (await self._connection.execute(update(addresses).where(*works).values(paused_at=at))).rowcount > 0
 
     async def resume(self, address: str) -> bool:
-        """It works again. False if it was not paused, or is nobody's."""
+        """It works again, and what came back does not count any more. False if it was not paused, or is nobody's."""
+        await Bounces(self._connection).forgive(address)
         paused = addresses.c.address == address.lower(), addresses.c.paused_at.is_not(None)
         return (await self._connection.execute(update(addresses).where(*paused).values(paused_at=None))).rowcount > 0
 

@@ -118,6 +118,19 @@ class UndeliveredItem:
 
 
 @dataclass(frozen=True, slots=True)
+class SentItem:
+    """A delivery to a member, as far as it matters when it comes back."""
+
+    reference: str
+    """Of its post."""
+    group_address: str
+    member_id: MemberId
+    address: str
+    in_hand: bool
+    """Somebody is sending it at this moment, or has not recorded yet that it was sent."""
+
+
+@dataclass(frozen=True, slots=True)
 class HeldItem:
     """A delivery that waits for a usable key of its member: it has no session key, so it can't be sent."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage.audit import Audit
+from storage.bounces import Bounces
 from storage.contacts import Contacts, Organisations
 from storage.deliveries import Deliveries
 from storage.events import Events
@@ -29,6 +30,7 @@ class Store:
         self.events = Events(connection)
         self.posts = Posts(connection)
         self.deliveries = Deliveries(connection)
+        self.bounces = Bounces(connection)
         self.identities = Identities(connection)
         self.secrets = Secrets(connection, sealer)
         self.notices = Notices(connection)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bridges.mail import compose, letters, parse
 from bridges.mail.letters import LetterLimits
 from bridges.mail.outgoing import Relay
+from bridges.mail.returns import ReturnPaths
 from bridges.ports import Copy, Envelope, Heading, Letter, Phrasebook
 from trust.records import Content
 
@@ -12,8 +13,9 @@ from trust.records import Content
 class SmtpMailDoor:
     """Reads and writes mails, and hands them to the relay."""
 
-    def __init__(self, relay: Relay, *, phrases: Phrasebook, limits: LetterLimits) -> None:
+    def __init__(self, relay: Relay, *, returns: ReturnPaths, phrases: Phrasebook, limits: LetterLimits) -> None:
         self._relay = relay
+        self._returns = returns
         self._phrases = phrases
         self._limits = limits
 
@@ -30,9 +32,10 @@ class SmtpMailDoor:
         return compose.read_entity(entity)
 
     async def send(self, copy: Copy) -> None:
-        """The list's own address is the envelope sender: a bounce comes back to it, and is refused there."""
+        """The envelope sender names this very delivery: a bounce tells which member it did not reach."""
         mail = compose.wrap(copy, self._phrases)
-        await self._relay.send(sender=copy.group.address, recipient=copy.recipient, mail=mail)
+        sender = self._returns.address(copy.group, copy.delivery, copy.post.reference)
+        await self._relay.send(sender=sender, recipient=copy.recipient, mail=mail)
 
     async def close(self) -> None:
         await self._relay.close()

@@ -15,7 +15,7 @@ import logging
 import re
 import ssl
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -23,11 +23,11 @@ import structlog
 from aiosmtpd.lmtp import LMTP
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from bridges.mail.reception import Desk, Dialogue
+from bridges.mail.reception import CameBack, Desk, Dialogue, Outcome
+from bridges.mail.returns import ReturnPaths
 from bridges.ports import Clock, Phrasebook
 from storage.database import Database
 from trust.errors import MailRefusal, PortTaken, TooManyConnections
-from trust.records import GroupId
 
 log = structlog.get_logger()
 
@@ -64,7 +64,10 @@ class ListenerSettings:
 
 
 class Listener:
-    """One open port. ``arrived`` is called after each commit that stored something new."""
+    """One open port. ``arrived`` is called after each commit that stored something new, ``came_back`` for each bounce.
+
+    Mail is taken while ``has_room``.
+    """
 
     def __init__(
         self,
@@ -74,9 +77,21 @@ class Listener:
         phrases: Phrasebook,
         clock: Clock,
         arrived: Callable[[], None],
+        returns: ReturnPaths,
+        came_back: CameBack,
+        has_room: Callable[[], bool],
     ) -> None:
         self._settings = settings
-        self._desk = Desk(max_mb=settings.max_mb, database=database, phrases=phrases, clock=clock, arrived=arrived)
+        self._desk = Desk(
+            max_mb=settings.max_mb,
+            database=database,
+            phrases=phrases,
+            clock=clock,
+            arrived=arrived,
+            returns=returns,
+            came_back=came_back,
+            has_room=has_room,
+        )
         self._open: dict[SMTP, str] = {}
         self._server: asyncio.Server | None = None
 
@@ -244,9 +259,9 @@ class _SmtpConnection(SMTP):
         await super().smtp_MAIL(arg)
 
     async def smtp_RCPT(self, arg: str | None) -> None:
-        accepted = len(self._dialogue().groups)
+        accepted = len(self._dialogue().recipients)
         await super().smtp_RCPT(arg)
-        if len(self._dialogue().groups) == accepted:
+        if len(self._dialogue().recipients) == accepted:
             self._refused += 1
         if self._refused > MAX_REFUSED:
             await self.push("421 4.7.0 Too many refused recipients")
@@ -257,33 +272,39 @@ class _SmtpConnection(SMTP):
 
         The mail ends at CR LF dot CR LF and at nothing else (RFC 5321, 4.1.1.4).
         """
-        groups = tuple(self._dialogue().groups)
-        if not groups:
+        if not self._dialogue().recipients:
             await self.push("503 5.5.1 Error: need RCPT command")
             return
         if arg:
             await self.push("501 5.5.4 Syntax: DATA")
             return
+        try:
+            self._desk.make_sure_of_room()
+        except MailRefusal as error:
+            await self.push(self._desk.refusal(error))
+            return
         await self.push("354 End data with <CR><LF>.<CR><LF>")
         self._deadline = self.loop.time() + DATA_SECONDS
         raw = await self._read_mail()
         self._reset_timeout(DATA_SECONDS)  # ours is the delay from here on
-        replies = await self._answers(groups, raw)
+        replies = [self._reply(outcome) for outcome in self._replies(await self._outcomes(raw))]
         self.envelope = self._create_envelope()
         self._reset_timeout()
         await self.push("\r\n".join(replies))
 
-    async def _answers(self, groups: Sequence[GroupId], raw: bytes | None) -> list[str]:
-        try:
-            if raw is None:
-                raise self._desk.too_big()
-            reply = f"250 2.0.0 Ok: queued as {await self._desk.mail(groups, raw)}"
-        except MailRefusal as error:
-            reply = self._desk.refusal(error)
-        return [reply] * self._replies(groups)
+    async def _outcomes(self, raw: bytes | None) -> list[Outcome]:
+        if raw is None:
+            return [self._desk.too_big()] * len(self._dialogue().recipients)
+        return await self._desk.mail(self._dialogue(), raw)
 
-    def _replies(self, groups: Sequence[GroupId]) -> int:
-        return 1
+    def _replies(self, outcomes: list[Outcome]) -> list[Outcome]:
+        """SMTP has one for all: to try again if that helps anybody (it does no harm to the others), else the best."""
+        passing = [each for each in outcomes if isinstance(each, MailRefusal) and each.retryable]
+        taken = [each for each in outcomes if isinstance(each, str)]
+        return [*passing, *taken, *outcomes][:1]
+
+    def _reply(self, outcome: Outcome) -> str:
+        return self._desk.refusal(outcome) if isinstance(outcome, MailRefusal) else f"250 2.0.0 Ok: queued as {outcome}"
 
     async def _read_mail(self) -> bytes | None:
         """The mail without its final dot and dot-stuffing (RFC 5321, 4.5.2); None, all of it read away, if too big."""
@@ -318,8 +339,8 @@ class _LmtpConnection(_SmtpConnection, LMTP):
         await super().smtp_LHLO(arg)
         self._greeting = False
 
-    def _replies(self, groups: Sequence[GroupId]) -> int:
-        return len(groups)
+    def _replies(self, outcomes: list[Outcome]) -> list[Outcome]:
+        return outcomes
 
 
 class _Hooks:

@@ -32,8 +32,8 @@ def read_envelope(raw: bytes) -> Envelope:
     Raises MailIsAutomatic, MailIsSmime, MailNotEncrypted, MailBroken.
     """
     try:
-        headers, _ = mime.head_of(raw)
-        _refuse_automatic(headers)
+        if is_automatic(raw):
+            raise MailIsAutomatic
         root = mime.read(raw)
     except mime.Unreadable as error:
         raise MailBroken from error
@@ -49,12 +49,16 @@ def read_envelope(raw: bytes) -> Envelope:
 # --- automatic mail (RFC 3834, 2; docs/security.md, T-MAIL-02) -------------------------------------------------------
 
 
-def _refuse_automatic(headers: tuple[fields.Field, ...]) -> None:
+def is_automatic(raw: bytes) -> bool:
+    """Whether it bears a sign that a program wrote it, by itself or for a list. Raises MailBroken."""
+    try:
+        headers, _ = mime.head_of(raw)
+    except mime.Unreadable as error:
+        raise MailBroken from error
     by_name: dict[str, list[str]] = {}
     for name, value in headers:
         by_name.setdefault(name, []).append(fields.parameters(value)[0])
-    if any(sign(by_name) for sign in AUTOMATIC):
-        raise MailIsAutomatic
+    return any(sign(by_name) for sign in AUTOMATIC)
 
 
 def _says_so(headers: dict[str, list[str]]) -> bool:

@@ -13,7 +13,18 @@ from bridges.mail.letters import LetterLimits
 from bridges.mail.outgoing import Relay
 from bridges.mail.parse import read_envelope
 from bridges.ports import Copy, MailDoor
-from tests.parts.mail import LIST, MailSink, Sentences, a_group, a_post, armour, mail_sink, relay_to, self_signed
+from tests.parts.mail import (
+    LIST,
+    RETURNS,
+    MailSink,
+    Sentences,
+    a_group,
+    a_post,
+    armour,
+    mail_sink,
+    relay_to,
+    self_signed,
+)
 from tests.parts.ports import free_port
 from trust.errors import MailIsAutomatic, RelayAway, RelayBroke, RelayBusy, RelayFault, RelayNotTrusted, RelayRefused
 from trust.records import DeliveryId
@@ -43,12 +54,15 @@ async def test_the_octets_arrive_as_they_are_in_one_transaction_per_recipient() 
     assert sink.connections == 1
 
 
-async def test_the_door_wraps_a_copy_and_sends_it_from_the_address_of_the_list() -> None:
+async def test_the_door_wraps_a_copy_and_sends_it_from_the_return_address_of_its_delivery() -> None:
     async with mail_sink() as sink, relay_to(sink) as relay:
-        door: MailDoor = SmtpMailDoor(relay, phrases=Sentences(), limits=LetterLimits())
+        door: MailDoor = SmtpMailDoor(relay, returns=RETURNS, phrases=Sentences(), limits=LetterLimits())
         await door.send(Copy(a_group(), a_post(), DeliveryId(1), "bob@x.test", (), armour()))
 
-    assert (sink.mails[0].sender, sink.mails[0].recipients) == (LIST, ["bob@x.test"])
+    returned = RETURNS.read(sink.mails[0].sender)
+    assert returned is not None
+    assert (returned.group_address, returned.delivery, sink.mails[0].recipients) == (LIST, 1, ["bob@x.test"])
+    assert RETURNS.is_genuine(returned, a_post().reference)
     assert b"bob" not in sink.mails[0].data
     with pytest.raises(MailIsAutomatic):
         read_envelope(sink.mails[0].data)

@@ -7,7 +7,7 @@ import base64
 import ipaddress
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -22,10 +22,14 @@ from cryptography.x509.oid import NameOID
 
 from bridges.mail.incoming import Listener, ListenerSettings
 from bridges.mail.outgoing import Relay, RelaySettings
+from bridges.mail.reception import CameBack
+from bridges.mail.returns import ReturnPaths
 from storage.database import Database
+from trust.bounces import BounceKind
 from trust.errors import SecirError
 from trust.records import (
     ContactId,
+    DeliveryId,
     Door,
     Fingerprint,
     Group,
@@ -44,6 +48,7 @@ CORPORA: Final = Path(__file__).parents[2].parent / "shared" / "corpora"
 NOW: Final = datetime(2026, 5, 4, 12, 30, tzinfo=UTC)
 KEY: Final = PublicKey(Fingerprint("A" * 40), b"key")
 LIST: Final = "tld-ops@lists.test"
+RETURNS: Final = ReturnPaths(b"key of the return addresses")
 
 
 class Sentences:
@@ -132,6 +137,16 @@ class Mailroom:
     database: Database
     group: Group
     arrivals: list[None] = field(default_factory=list)
+    bounces: list[tuple[DeliveryId, str]] = field(default_factory=list)
+    """Deliveries that came back, and how."""
+    has_room: bool = True
+    fault: SecirError | None = None
+    """What is raised when a bounce is to be remembered."""
+
+    async def came_back(self, delivery: DeliveryId, kind: BounceKind, status: str, recipients: Sequence[str]) -> None:
+        if self.fault:
+            raise self.fault
+        self.bounces.append((delivery, f"{kind} {status}".strip()))
 
     @property
     def port(self) -> int:
@@ -157,6 +172,7 @@ async def mailroom(
     max_mb: int = 1,
     tls: ssl.SSLContext | None = None,
     port: int = 0,
+    came_back: CameBack | None = None,
 ) -> AsyncIterator[Mailroom]:
     """A listener for the group ``tld-ops`` and one more, ``other@lists.test``."""
     database = Database(f"sqlite:///{folder / 'secir.db'}", bytes(32))
@@ -172,10 +188,14 @@ async def mailroom(
         phrases=Sentences(),
         clock=StoppedClock(),
         arrived=lambda: arrivals.append(None),
+        returns=RETURNS,
+        came_back=lambda *told: came_back(*told) if came_back else room.came_back(*told),
+        has_room=lambda: room.has_room,
     )
+    room = Mailroom(listener, database, group, arrivals)
     await listener.start()
     try:
-        yield Mailroom(listener, database, group, arrivals)
+        yield room
     finally:
         await listener.stop()
         await database.close()

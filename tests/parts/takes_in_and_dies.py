@@ -25,7 +25,12 @@ async def take_in(path: Path) -> None:
     settings = config.load(path)
     async with parts.open_database(settings) as database:
         session = await Session.resume(parts.matrix_settings(settings), database)
-        mail = SmtpMailDoor(parts.relay(settings), phrases=Phrases.load(), limits=parts.letter_limits(settings))
+        mail = SmtpMailDoor(
+            parts.relay(settings),
+            returns=parts.returns(settings),
+            phrases=Phrases.load(),
+            limits=parts.letter_limits(settings),
+        )
         bridge = Bridge(settings, database, session, mail)
         claimed = None
         while claimed is None:
