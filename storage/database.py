@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from storage import versions
 from storage.secrets import Sealer
 from storage.store import Store
+from storage.tenancy import Tenancy
 from trust.errors import BadValue, SchemaOutdated, SchemaTooNew, StoreAway, StoreFull
 
 DRIVERS: Final = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
@@ -49,6 +50,7 @@ class Database:
         self._url = _with_driver(url)
         self._sealer = Sealer(secret)
         self._engine = _engine(self._url)
+        self._tenancy = Tenancy(self._engine)
 
     async def open(self) -> None:
         """See that the schema is the one this program knows. Raises SchemaOutdated, SchemaTooNew, StoreAway."""
@@ -61,7 +63,16 @@ class Database:
         raise SchemaOutdated(found=found or "none", wanted=wanted)
 
     async def close(self) -> None:
+        await self._tenancy.give_up()
         await self._engine.dispose()
+
+    async def hold(self) -> None:
+        """See that no other bridge works on this database. To be called at the start, and then now and then.
+
+        Raises AnotherInstance, StoreAway. Until ``close``.
+        """
+        with _faults():
+            await self._tenancy.keep()
 
     async def upgrade(self) -> None:
         """Bring the schema up to date, in one transaction; an empty database gets its tables.

@@ -20,7 +20,7 @@ from storage.store import Store
 from tests.parts.databases import SECRET, PostgresServer, SqliteFiles
 from tests.parts.ports import free_port
 from tests.storage import given
-from trust.errors import BadValue, SchemaOutdated, SchemaTooNew, StoreAway
+from trust.errors import AnotherInstance, BadValue, SchemaOutdated, SchemaTooNew, StoreAway, StoreFull
 from trust.records import OrganisationId
 
 
@@ -300,3 +300,50 @@ def test_the_sslmode_of_libpq_is_understood() -> None:
 def test_a_secret_key_of_another_length_is_refused() -> None:
     with pytest.raises(ValueError, match="32 bytes"):
         Database("sqlite:///secir.db", b"short")
+
+
+# --- one bridge at a time --------------------------------------------------------------------------------------------
+
+
+async def test_a_second_bridge_on_the_same_postgresql_database_is_refused(
+    postgres_pair: tuple[Database, Database],
+) -> None:
+    here, there = postgres_pair
+    await here.hold()
+    with pytest.raises(AnotherInstance):
+        await there.hold()
+    await here.close()
+    await there.hold()
+
+
+async def test_a_bridge_that_lost_its_connection_holds_the_database_again_unless_another_came(
+    postgres_pair: tuple[Database, Database], postgres: PostgresServer
+) -> None:
+    here, there = postgres_pair
+    await here.hold()
+    await here.hold()
+    postgres.query("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
+    await here.hold()
+    postgres.query("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
+    await there.hold()
+    with pytest.raises(AnotherInstance):
+        await here.hold()
+
+
+async def test_a_database_whose_disk_is_full_says_so_and_goes_on_when_there_is_room(
+    sqlite: SqliteFiles, tmp_path: Path
+) -> None:
+    url = sqlite.migrated(tmp_path)
+    database = Database(url, SECRET)
+    async with database.transaction() as tx:
+        await given.group(tx)
+        (pages,) = await tx.groups._connection.exec_driver_sql("PRAGMA page_count")  # as if the disk ended here
+        await tx.groups._connection.exec_driver_sql(f"PRAGMA max_page_count = {pages[0]}")
+    with pytest.raises(StoreFull):
+        async with database.transaction() as tx:
+            await tx.mails.take_in((await tx.groups.all())[0].id, bytes(100_000), given.NOON)
+    async with database.transaction() as tx:
+        await tx.groups._connection.exec_driver_sql("PRAGMA max_page_count = 1000000")
+    async with database.transaction() as tx:
+        assert await tx.mails.take_in((await tx.groups.all())[0].id, bytes(100_000), given.NOON) is not None
+    await database.close()
