@@ -7,7 +7,7 @@ import math
 import smtplib
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Self
 
@@ -143,6 +143,14 @@ class Writer:
 def heard(texts: Sequence[str], bodies: Iterable[str]) -> list[str]:
     """Which of ``texts`` stand in ``bodies``, in the order of these; one that stands in two is there twice."""
     return [text for body in bodies for text in texts if text in body]
+
+
+async def until(look: Callable[[], object], *, most: float) -> bool:
+    """Wait until ``look`` is true, at most so many seconds; whether it is."""
+    end = time.monotonic() + most
+    while not (found := look()) and time.monotonic() < end:  # noqa: ASYNC110 - it looks at what others change
+        await asyncio.sleep(0.05)
+    return bool(found)
 
 
 def percentile(values: Sequence[float], share: float) -> float:
