@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage import leases
@@ -54,6 +54,10 @@ class Events:
         )
         position: str | None = found.scalar_one_or_none()
         return position
+
+    async def forget_position(self, account: str) -> None:
+        """The next sync begins from now: what is older is never taken in."""
+        await self._connection.execute(delete(sync_positions).where(sync_positions.c.account == account))
 
     async def claim(self, now: datetime, *, lease: timedelta) -> EventItem | None:
         """The next event that is due: never one before an earlier queued one of its room."""

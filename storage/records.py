@@ -141,6 +141,37 @@ class HeldItem:
     created_at: datetime
 
 
+class QueueKind(StrEnum):
+    """What stands in the queue: two in-trays and the outbox."""
+
+    MAIL = "mail"
+    EVENT = "event"
+    DELIVERY = "delivery"
+
+
+@dataclass(frozen=True, slots=True)
+class QueueItem:
+    """A mail, an event or a delivery as an operator sees it: where it stands, never what it says."""
+
+    name: str
+    """A letter and a number: ``m12``, ``e7``, ``d31``."""
+    kind: QueueKind
+    group: str
+    """Its group's name; empty for an event of a room that is no group's any more."""
+    reference: str
+    """Of a delivery: the post it brings. Empty for what is no post yet."""
+    whom: str
+    """Of a delivery: ``room``, or the member's name."""
+    state: str
+    attempts: int
+    since: datetime
+    next_try: datetime | None
+    """None while nothing is tried by itself."""
+    code: str | None
+    """What went wrong last, or why it stands still."""
+    finished_at: datetime | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
     """One line of the audit record."""

@@ -285,6 +285,7 @@ deliveries: Final = Table(
     _partial("ix_deliveries_due", "target", "due_at", "id", where="due_at IS NOT NULL"),
     _partial("ix_deliveries_lane", "lane", "id", where="state = 'queued'"),
     Index("ix_deliveries_counts", "group_id", "state"),
+    _partial("ix_deliveries_unfinished", "created_at", "id", where="state <> 'done'"),
     _partial("ix_deliveries_undelivered", "group_id", "id", where="state IN ('buried', 'bounced') AND NOT told"),
     sqlite_autoincrement=True,
 )

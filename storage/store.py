@@ -15,7 +15,10 @@ from storage.mails import Mails
 from storage.members import Members
 from storage.notices import Notices
 from storage.posts import Posts
+from storage.queue import Queue
+from storage.retention import Retention
 from storage.secrets import Sealer, Secrets
+from storage.witness import Witness
 
 
 class Store:
@@ -31,7 +34,10 @@ class Store:
         self.posts = Posts(connection)
         self.deliveries = Deliveries(connection)
         self.bounces = Bounces(connection)
+        self.queue = Queue(connection)
+        self.retention = Retention(connection)
         self.identities = Identities(connection)
+        self.witness = Witness(connection)
         self.secrets = Secrets(connection, sealer)
         self.notices = Notices(connection)
         self.audit = Audit(connection)

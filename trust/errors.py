@@ -429,6 +429,12 @@ class ContentGone(RequestRefusal):
     code = "content-gone"
 
 
+class ItemInHand(RequestRefusal):
+    """A worker is at it now: it must not be moved under its hands. params: item."""
+
+    code = "item-in-hand"
+
+
 class MemberNeedsAddress(RequestRefusal):
     """An email-only member without a mail address. params: contact."""
 

@@ -20,9 +20,21 @@ def upgrade() -> None:
     op.add_column("addresses", sa.Column("paused_at", TIME))
     op.add_column("deliveries", sa.Column("told", sa.Boolean(), server_default=sa.false(), nullable=False))
     op.add_column("deliveries", sa.Column("elsewhere", sa.Text()))
+    _unfinished_index()
     _undelivered_index()
     _bounces()
     _witness()
+
+
+def _unfinished_index() -> None:
+    unfinished = sa.text("state <> 'done'")
+    op.create_index(
+        "ix_deliveries_unfinished",
+        "deliveries",
+        ["created_at", "id"],
+        sqlite_where=unfinished,
+        postgresql_where=unfinished,
+    )
 
 
 def _undelivered_index() -> None:
