@@ -7,7 +7,7 @@ import base64
 import ipaddress
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -20,16 +20,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from bridges.alarms import Alarms, First, Whom
+from bridges.bounced import Returns
 from bridges.mail.incoming import Listener, ListenerSettings
 from bridges.mail.outgoing import Relay, RelaySettings
-from bridges.mail.reception import CameBack
 from bridges.mail.returns import ReturnPaths
 from storage.database import Database
-from trust.bounces import BounceKind
 from trust.errors import SecirError
 from trust.records import (
     ContactId,
-    DeliveryId,
     Door,
     Fingerprint,
     Group,
@@ -49,6 +48,7 @@ NOW: Final = datetime(2026, 5, 4, 12, 30, tzinfo=UTC)
 KEY: Final = PublicKey(Fingerprint("A" * 40), b"key")
 LIST: Final = "tld-ops@lists.test"
 RETURNS: Final = ReturnPaths(b"key of the return addresses")
+MAX_BOUNCES: Final = 3
 
 
 class Sentences:
@@ -137,16 +137,10 @@ class Mailroom:
     database: Database
     group: Group
     arrivals: list[None] = field(default_factory=list)
-    bounces: list[tuple[DeliveryId, str]] = field(default_factory=list)
-    """Deliveries that came back, and how."""
+    notices: list[str] = field(default_factory=list)
+    """What was told, and would have gone out."""
     has_room: bool = True
-    fault: SecirError | None = None
-    """What is raised when a bounce is to be remembered."""
-
-    async def came_back(self, delivery: DeliveryId, kind: BounceKind, status: str, recipients: Sequence[str]) -> None:
-        if self.fault:
-            raise self.fault
-        self.bounces.append((delivery, f"{kind} {status}".strip()))
+    """On the disk."""
 
     @property
     def port(self) -> int:
@@ -172,7 +166,6 @@ async def mailroom(
     max_mb: int = 1,
     tls: ssl.SSLContext | None = None,
     port: int = 0,
-    came_back: CameBack | None = None,
 ) -> AsyncIterator[Mailroom]:
     """A listener for the group ``tld-ops`` and one more, ``other@lists.test``."""
     database = Database(f"sqlite:///{folder / 'secir.db'}", bytes(32))
@@ -182,6 +175,15 @@ async def mailroom(
         group = await _add_group(tx, "tld-ops")
         await _add_group(tx, "other")
     arrivals: list[None] = []
+    notices: list[str] = []
+
+    async def notify(_: Group, text: str, whom: Whom, first: First, *, answers: Post | None = None) -> bool:
+        async with database.transaction() as tx:
+            is_first = await first(tx)
+        notices.extend([text] * is_first)
+        return is_first
+
+    alarms = Alarms(database=database, clock=StoppedClock(), phrases=Sentences(), notify=notify)
     listener = Listener(
         ListenerSettings(protocol, "127.0.0.1", port, "mx.lists.test", max_mb, tls),
         database=database,
@@ -189,10 +191,10 @@ async def mailroom(
         clock=StoppedClock(),
         arrived=lambda: arrivals.append(None),
         returns=RETURNS,
-        came_back=lambda *told: came_back(*told) if came_back else room.came_back(*told),
+        came_back=Returns(database=database, alarms=alarms, clock=StoppedClock(), limit=MAX_BOUNCES).returned,
         has_room=lambda: room.has_room,
     )
-    room = Mailroom(listener, database, group, arrivals)
+    room = Mailroom(listener, database, group, arrivals, notices)
     await listener.start()
     try:
         yield room
