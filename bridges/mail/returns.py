@@ -18,8 +18,9 @@ LONGEST_LOCAL_PART: Final = 64
 """Octets (RFC 5321, 4.5.3.1.1)."""
 _MAC_LENGTH: Final = 16
 """Base32 characters, 80 bits: each guess costs a recipient refused in the dialogue."""
+_NAME: Final = r"[^@\s]+"
 _WRITTEN: Final = re.compile(
-    rf"(?P<name>[^@]+)-bounce\+(?P<delivery>[1-9][0-9]{{0,17}})-(?P<mac>[a-z2-7]{{{_MAC_LENGTH}}})@(?P<domain>[^@]+)"
+    rf"(?P<name>{_NAME})-bounce\+(?P<delivery>[1-9][0-9]{{0,17}})-(?P<mac>[a-z2-7]{{{_MAC_LENGTH}}})@(?P<domain>{_NAME})"
 )
 
 

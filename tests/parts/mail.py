@@ -177,7 +177,7 @@ async def mailroom(
     arrivals: list[None] = []
     notices: list[str] = []
 
-    async def notify(_: Group, text: str, whom: Whom, first: First, *, answers: Post | None = None) -> bool:
+    async def notify(group: Group, text: str, whom: Whom, first: First, *, answers: Post | None = None) -> bool:
         async with database.transaction() as tx:
             is_first = await first(tx)
         notices.extend([text] * is_first)
