@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from typing import Final
 
@@ -39,8 +39,8 @@ async def town(synapse: Synapse) -> AsyncIterator[Town]:
         yield built
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server() -> AsyncIterator[PostgresServer]:
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
     """One of its own, which may be stopped."""
     with PostgresServer(durable=True) as started:
         yield started
