@@ -11,17 +11,16 @@ import contextlib
 import signal
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from datetime import timedelta
-from typing import Final, TypeAlias
+from typing import Final
 
 import structlog
 
-from bot import parts
+from bot import parts, workers
 from bot.clock import SystemClock
 from bot.config import Config
 from bot.phrases import Phrases
-from bot.schedule import Schedule
+from bot.upkeep import HEARTBEAT, Upkeep
+from bot.workers import AnyWorker, Bells
 from bridges.alarms import Alarms
 from bridges.arrivals import MailArrivals, Patience, RoomArrivals
 from bridges.bounced import Returns
@@ -39,42 +38,18 @@ from bridges.matrix.rooms import Rooms
 from bridges.matrix.session import Session
 from bridges.matrix.sync import Listeners, Sync
 from bridges.undelivered import Undelivered
-from bridges.work import Bell, Worker
 from storage.database import Database
-from storage.records import DeliveryItem, EventItem, MailItem
 from trust.errors import HomeserverAway, RateLimited, RoomFault, SecirError, StoreFault
 from trust.posts import Rules
 from trust.records import Group
 
 log = structlog.get_logger()
 
-WORKERS: Final = 4
-"""Of each other kind, so that a group whose mails or files take long does not hold up the others."""
-HEARTBEAT: Final = timedelta(seconds=30)
-UPKEEP: Final = timedelta(minutes=10)
-"""Between two looks at what is over: deliveries to give up, bodies that nobody needs."""
 LAST_ROW: Final = 7.0
 """Seconds that the workers have at a stop to finish the row in hand; a service manager waits 10."""
 
 KNOCK_AGAIN: Final = 5.0
 """Seconds until a homeserver that did not answer at the start is asked again."""
-
-AnyWorker: TypeAlias = Worker[MailItem] | Worker[EventItem] | Worker[DeliveryItem]
-
-
-@dataclass(frozen=True, slots=True)
-class Bells:
-    """Who is woken by what: mail came, events came, a room changed, there is something to deliver."""
-
-    mails: Bell
-    events: Bell
-    rooms: Bell
-    to_room: Bell
-    to_members: Bell
-
-    def ring_deliveries(self) -> None:
-        self.to_room.ring()
-        self.to_members.ring()
 
 
 class Bridge:
@@ -84,8 +59,7 @@ class Bridge:
         clock, phrases = SystemClock(), Phrases.load()
         self._config = config
         self._database = database
-        self._clock = clock
-        self._bells = Bells(Bell(), Bell(), Bell(), Bell(), Bell())
+        self._bells = Bells()
         self._safe = parts.safe(config)
         rules = Rules(signature_max_age=config.limits.signature_max_age)
         intake = Intake(
@@ -128,13 +102,22 @@ class Bridge:
             mail_workers=config.mail.relay.connections,
             on_refused=returns.refused,
         )
-        self._undelivered = Undelivered(
+        undelivered = Undelivered(
             database=database,
             alarms=alarms,
             notify=intake.notify,
             phrases=phrases,
             clock=clock,
             give_up_after=config.limits.give_up_after,
+        )
+        self.upkeep = Upkeep(
+            config,
+            database,
+            clock,
+            carrier=self.carrier,
+            undelivered=undelivered,
+            bells=self._bells,
+            heartbeat=parts.heartbeat_file(config),
         )
         self.sync = Sync(session, database, clock, self._news(devices), long_poll=config.matrix.sync_timeout)
         self.listeners = [
@@ -152,7 +135,9 @@ class Bridge:
         ]
         self._session = session
         self._reached = asyncio.Event()
-        self._room_workers, others = self._workers()
+        self._room_workers = workers.for_rooms(self._bells, self._room_arrivals, self.carrier)
+        connections = config.mail.relay.connections
+        others = workers.for_mail(self._bells, self._mail_arrivals, self.carrier, connections=connections)
         self.workers = [*self._room_workers, *others]
 
     def _room_door(self, session: Session, devices: Devices, alarms: Alarms, phrases: Phrases) -> MatrixDoor:
@@ -173,59 +158,6 @@ class Bridge:
     def _room_changed(self, room_id: str) -> None:
         self.rooms.changed(room_id)
         self._bells.rooms.ring()
-
-    def _workers(self) -> tuple[list[AnyWorker], list[AnyWorker]]:
-        """Those that need the homeserver, and the others."""
-        bells, mails, events, out = self._bells, self._mail_arrivals, self._room_arrivals, self.carrier
-        room: list[AnyWorker] = [
-            Worker(
-                "events",
-                claims=events.claims,
-                claim=events.claim,
-                handle=events.handle,
-                fail=events.fail,
-                bell=bells.events,
-            )
-            for _ in range(WORKERS)
-        ]
-        room += [
-            Worker(
-                "room",
-                claims=out.claims,
-                claim=out.claim_for_room,
-                handle=out.handle,
-                fail=out.fail,
-                bell=bells.to_room,
-            )
-            for _ in range(WORKERS)
-        ]
-        mail: list[AnyWorker] = [
-            Worker(
-                "mails", claims=mails.claims, claim=mails.claim, handle=mails.handle, fail=mails.fail, bell=bells.mails
-            )
-            for _ in range(WORKERS)
-        ]
-        mail += [
-            Worker(
-                "members",
-                claims=out.claims,
-                claim=out.claim_for_member,
-                handle=out.handle,
-                fail=out.fail,
-                bell=bells.to_members,
-            )
-            for _ in range(self._config.mail.relay.connections)
-        ]
-        return room, mail
-
-    async def recover(self) -> None:
-        """After a crash rows are still leased by a process that is gone: this one is alone, so it takes them back."""
-        now = self._clock.now()
-        async with self._database.transaction() as tx:
-            rows = await tx.mails.recover(now) + await tx.events.recover(now) + await tx.deliveries.recover(now)
-            rows += await tx.events.wake_all(now)
-        if rows:
-            log.info("work.recovered", rows=rows)
 
     async def _tend_rooms(self) -> None:
         """Look after the rooms whenever one changed and, by the clock, when the roll may have."""
@@ -252,36 +184,24 @@ class Bridge:
         except RoomFault as fault:
             log.warning("room.unsafe", group=group.name, code=fault.code)
 
-    async def release_held(self) -> None:
-        """Send what waited for a key that is there now."""
-        if await self.carrier.release_held():
-            self._bells.ring_deliveries()
-
-    async def give_up(self) -> None:
-        """What waited too long is given up; what a clock that was set back had put off for ever is due."""
-        now = self._clock.now()
-        async with self._database.transaction() as tx:
-            rows = await tx.mails.heal(now) + await tx.events.heal(now) + await tx.deliveries.heal(now)
-        if rows:
-            log.warning("clock.set_back", rows=rows)
-        await self._undelivered.give_up()
-
-    async def beat(self) -> None:
-        """Say that we live, where ``secir health`` looks."""
-        parts.heartbeat_file(self._config).touch(mode=0o600)
-
     async def run(self, stop: asyncio.Event) -> None:
         """Everything, until ``stop`` is set. Raises LoginLost, or what ``crosssigning.ensure`` finds wrong.
 
         Mail is taken in from the first moment; what needs the homeserver begins when it answers.
         """
+        schedule = self.upkeep.schedule()
         try:
             async with asyncio.TaskGroup() as tasks:
                 for listener in self.listeners:
                     await listener.start()
                 endless = [
                     tasks.create_task(each)
-                    for each in (self._keep_synced(), self._tend_rooms(), self._stay_alone(), self._schedule().run())
+                    for each in (
+                        self._keep_synced(),
+                        self._tend_rooms(),
+                        self._stay_alone(),
+                        schedule.run(),
+                    )
                 ]
                 working = [tasks.create_task(self._work(worker)) for worker in self.workers]
                 log.info("bridge.running")
@@ -338,14 +258,6 @@ class Bridge:
             with contextlib.suppress(StoreFault):  # what can't be recorded now is done once more after the start
                 await claims.pay()
 
-    def _schedule(self) -> Schedule:
-        schedule = Schedule()
-        schedule.every(self._config.matrix.reconcile_every, "release-held", self.release_held)
-        schedule.every(self._config.matrix.reconcile_every, "tell-undelivered", self._undelivered.tell)
-        schedule.every(UPKEEP, "give-up", self.give_up)
-        schedule.every(HEARTBEAT, "heartbeat", self.beat)
-        return schedule
-
     async def close(self) -> None:
         await self._safe.close()
 
@@ -370,6 +282,6 @@ async def run(config: Config) -> None:
             closing.push_async_callback(mail.close)
             bridge = Bridge(config, database, session, mail)
             closing.push_async_callback(bridge.close)
-            await bridge.recover()
+            await bridge.upkeep.recover()
             await bridge.run(stop)
     log.info("bridge.stopped")
