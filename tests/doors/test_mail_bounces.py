@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import smtplib
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -31,6 +33,7 @@ from tests.parts.mail import (
     mail_sink,
     mailroom,
 )
+from tests.parts.postfix import Postfix
 from tests.storage import given
 from trust.bounces import WITHIN, BounceKind
 from trust.errors import SafeUnavailable, StoreAway, StoreFull
@@ -219,6 +222,51 @@ async def test_a_bounce_that_overtakes_its_delivery_is_put_off(room: Mailroom) -
         await tx.deliveries.finish(delivery, at=NOW)
     assert (await hand_in(room, report(), address))[0].startswith("250")
     assert {"bounced": 1} == await states(room)
+
+
+async def test_an_address_is_paused_in_every_group_and_the_admins_of_each_are_told(room: Mailroom) -> None:
+    member = await bob(room)
+    async with room.database.transaction() as tx:
+        other = await tx.groups.by_name("other")
+        assert other is not None
+        there = await tx.members.add(
+            group=other.id,
+            contact=member.contact_id,
+            door=Door.MAIL,
+            role=Role.MEMBER,
+            state=MemberState.ACTIVE,
+            address=BOB,
+            matrix_id=None,
+        )
+        ada = (await tx.contacts.find("Ada"))[0]
+        await tx.members.add(
+            group=other.id,
+            contact=ada.id,
+            door=Door.ROOM,
+            role=Role.ADMIN,
+            state=MemberState.ACTIVE,
+            address=None,
+            matrix_id="@ada:hs.example",
+        )
+        waits = await given.delivery(tx, await given.post(tx, other), there.id)
+    for _ in range(3):
+        await hand_in(room, report(), (await sent(room, member))[1])
+
+    async with room.database.transaction() as tx:
+        assert [waits] == [item.id for item in await tx.deliveries.held_for(there.id)]
+    assert 2 == len(room.notices)
+
+
+async def test_what_our_own_relay_refuses_counts_as_well(tmp_path: Path) -> None:
+    async with mailroom(tmp_path) as room:
+        member = await bob(room)
+        for reply in ("550 5.1.1", "550 5.7.1", "554", "550 5.1.1", "550 5.1.1"):
+            delivery, _ = await sent(room, member)
+            await room.returns.refused(delivery, reply)
+        await room.returns.refused(DeliveryId(10**15), "550 5.1.1")  # of a member who was removed meanwhile
+
+        assert {BounceKind.HARD: 3, BounceKind.SOFT: 2} == await counted(room)
+        assert 1 == len(room.notices)
 
 
 # --- other mail to a return address ----------------------------------------------------------------------------------
@@ -428,3 +476,36 @@ async def test_a_notice_that_could_not_be_sealed_is_told_when_the_bounce_comes_a
 
     assert (await hand_in(room, report(), last))[0].startswith("250")
     assert 1 == len(room.notices)
+
+
+async def test_a_postfix_that_asks_before_it_takes_a_mail_lets_bounces_through_and_forgeries_not(
+    tmp_path: Path,
+) -> None:
+    """With ``reject_unverified_recipient``, as in deploy/postfix."""
+    asks = {
+        "smtpd_recipient_restrictions": "reject_unverified_recipient",
+        "unverified_recipient_reject_code": "550",
+        "address_verify_map": "",
+    }
+    with tempfile.TemporaryDirectory(prefix="postfix-", dir="/tmp") as folder:
+        server = Postfix(Path(folder), settings=asks)
+        async with mailroom(tmp_path, protocol="lmtp", port=server.lmtp_port) as room:
+            await asyncio.to_thread(server.start)
+            try:
+                _, address = await sent(room, await bob(room))
+
+                def through(recipient: str) -> int:
+                    with smtplib.SMTP("127.0.0.1", server.port, timeout=30) as client:
+                        client.ehlo()
+                        client.mail("")
+                        code, _ = client.rcpt(recipient)
+                        if code == 250:
+                            code, _ = client.data(report())
+                        return code
+
+                assert 550 == await asyncio.to_thread(through, address.replace("bounce+1-", "bounce+2-"))
+                assert 250 == await asyncio.to_thread(through, address)
+                await asyncio.to_thread(server.wait_until_empty)
+                assert {BounceKind.HARD: 1} == await counted(room)
+            finally:
+                await asyncio.to_thread(server.stop)

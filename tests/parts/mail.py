@@ -136,6 +136,7 @@ class Mailroom:
     listener: Listener
     database: Database
     group: Group
+    returns: Returns
     arrivals: list[None] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     """What was told, and would have gone out."""
@@ -184,6 +185,7 @@ async def mailroom(
         return is_first
 
     alarms = Alarms(database=database, clock=StoppedClock(), phrases=Sentences(), notify=notify)
+    returns = Returns(database=database, alarms=alarms, clock=StoppedClock(), limit=MAX_BOUNCES)
     listener = Listener(
         ListenerSettings(protocol, "127.0.0.1", port, "mx.lists.test", max_mb, tls),
         database=database,
@@ -191,10 +193,10 @@ async def mailroom(
         clock=StoppedClock(),
         arrived=lambda: arrivals.append(None),
         returns=RETURNS,
-        came_back=Returns(database=database, alarms=alarms, clock=StoppedClock(), limit=MAX_BOUNCES).returned,
+        came_back=returns.returned,
         has_room=lambda: room.has_room,
     )
-    room = Mailroom(listener, database, group, arrivals, notices)
+    room = Mailroom(listener, database, group, returns, arrivals, notices)
     await listener.start()
     try:
         yield room
