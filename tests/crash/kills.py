@@ -1,0 +1,95 @@
+"""Part one: killed at random moments under steady traffic, and started again at once."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+from tests.crash.bridge import ForkedBridge
+from tests.crash.ledger import Verdict
+from tests.crash.nursery import Nursery
+from tests.crash.scene import Scene
+from tests.crash.store import Store
+from tests.crash.traffic import Traffic
+from tests.parts.processes import PartFailed
+from tests.parts.synapse import Synapse
+
+MEMBERS: Final = 5
+AT_WORK: Final = (0.02, 2.5)
+"""Seconds between the moment when the bridge listens and its end."""
+AT_START: Final = (0.02, 0.4)
+"""The same, counted from the moment when it is started."""
+STARTS: Final = 0.2
+"""The share of kills that meet it at its start."""
+DRAIN: Final = 120.0
+REPEATED: Final = 0.2
+"""Mails that may come twice, for each kill: those between the relay's 250 and our commit (RFC 1047)."""
+FEW: Final = 3
+"""So many may come twice however few kills there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one database came to."""
+
+    name: str
+    kills: int
+    in_vain: int
+    verdict: Verdict
+    faults: tuple[str, ...]
+    allowed: float
+    """How many mails may have come twice."""
+
+    @property
+    def passed(self) -> bool:
+        return not self.faults and self.verdict.holds(twice_by_mail=self.allowed)
+
+    def __str__(self) -> str:
+        found = self.verdict
+        return (
+            f"{self.name}: posts {found.posts}, kills {self.kills}, missing {found.missing}, "
+            f"twice in the room {found.twice_in_room}, "
+            f"twice by mail {found.twice_by_mail} ({found.twice_by_mail / max(1, self.kills):.2f} a kill), "
+            f"wrong order {found.wrong_order}"
+        )
+
+
+async def run(synapse: Synapse, nursery: Nursery, store: Store, *, kills: int, random: Random) -> tuple[Outcome, str]:
+    """The outcome, and the bridge's log."""
+    async with AsyncExitStack() as closing:
+        scene = await Scene.build(closing, synapse, nursery, store, members=MEMBERS)
+        traffic = Traffic(scene, Random(random.random()))
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(traffic.run())
+            for _ in range(kills):
+                await _live_and_die(scene.bridge, random)
+            await scene.bridge.start()
+            traffic.finish()
+        allowed = max(FEW, REPEATED * kills)
+        outcome = await conclude(scene, kills=kills, in_vain=traffic.tries, allowed=allowed)
+        return outcome, scene.bridge.log
+
+
+async def _live_and_die(bridge: ForkedBridge, random: Random) -> None:
+    """A bridge that does not run is started, and killed at a moment of its start or of its work."""
+    at_start = not bridge.lives and random.random() < STARTS
+    if not bridge.lives:
+        await bridge.launch()
+    if not at_start and not await bridge.listening():
+        raise PartFailed("The bridge ended at its start:\n" + bridge.log[-2000:])
+    await asyncio.sleep(random.uniform(*(AT_START if at_start else AT_WORK)))
+    await bridge.kill()
+
+
+async def conclude(scene: Scene, *, kills: int, allowed: float, in_vain: int = 0) -> Outcome:
+    """Let it finish, stop it in peace, and count."""
+    drained = await scene.drained(DRAIN)
+    code = await scene.bridge.stop()
+    faults = [] if drained else [f"not finished after {DRAIN:.0f} s: {scene.store.unfinished()} rows"]
+    faults += [] if code == 0 else [f"ended with {code}"]
+    faults += await asyncio.to_thread(scene.store.faults)
+    verdict = scene.ledger.judge(await scene.copies())
+    return Outcome(scene.name, kills, in_vain, verdict, tuple(faults), allowed)

@@ -1,0 +1,87 @@
+"""People who keep writing while the bridge dies and comes back: numbered posts, by mail and in the room."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+from typing import Final
+
+from tests.crash.ledger import Numbered
+from tests.crash.scene import ADA, Scene
+from tests.parts.people import MailMember
+from tests.parts.traffic import Answer, hand_over
+
+AGAIN: Final = 0.1
+"""Seconds until a mail that was not taken is handed over again."""
+PAUSE: Final = (0.1, 0.8)
+"""Seconds between two posts of one writer."""
+MOST_WAITING: Final = 40
+"""Copies on their way, beyond which nobody writes: the bridge lives only half of the time."""
+PERMANENT: Final = 500
+
+
+class NotTaken(AssertionError):
+    """A good mail was refused for good."""
+
+
+class Traffic:
+    """Everybody writes until ``finish``; then the mail in hand is taken, too."""
+
+    def __init__(self, scene: Scene, random: Random) -> None:
+        self._scene = scene
+        self._random = random
+        self._enough = asyncio.Event()
+        self.tries = 0
+        """Mails that were handed over in vain."""
+
+    def finish(self) -> None:
+        """Nothing new."""
+        self._enough.set()
+
+    async def run(self) -> None:
+        """Until ``finish``. Raises NotTaken."""
+        async with asyncio.TaskGroup() as tasks:
+            for writer in self._scene.members[:2]:
+                tasks.create_task(self._mails(writer))
+            tasks.create_task(self._messages())
+
+    async def _mails(self, writer: MailMember) -> None:
+        number = 0
+        while await self._may_go_on():
+            number += 1
+            await self.mail(writer, number)
+
+    async def _messages(self) -> None:
+        number = 0
+        while await self._may_go_on():
+            number += 1
+            await self.say(number)
+
+    async def mail(self, writer: MailMember, number: int) -> None:
+        """One mail, the same bytes until it is answered with 250."""
+        post = Numbered(writer.name, number)
+        raw = await writer.compose("Traffic", post.text)
+        while not (await self._try(writer, raw)).is_taken:
+            self.tries += 1
+            await asyncio.sleep(AGAIN)
+        self._scene.ledger.accept(post)
+
+    async def say(self, number: int) -> None:
+        """One message, which the homeserver has when this returns."""
+        post = Numbered(ADA, number)
+        await self._scene.ada.say(self._scene.room, post.text)
+        self._scene.ledger.accept(post)
+
+    async def _try(self, writer: MailMember, raw: bytes) -> Answer:
+        where = (writer.port, writer.address, writer.list_address)
+        answer = await asyncio.to_thread(lambda: hand_over(raw, port=where[0], sender=where[1], to=where[2]))
+        if answer.code >= PERMANENT:
+            raise NotTaken(answer.said)
+        return answer
+
+    async def _may_go_on(self) -> bool:
+        """A pause, and longer if too much is on its way. False when it is enough."""
+        await asyncio.sleep(self._random.uniform(*PAUSE))
+        while self._scene.missing > MOST_WAITING and not self._enough.is_set():
+            await asyncio.sleep(0.1)
+        return not self._enough.is_set()
