@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
+from string import Formatter
 from typing import Self
 
 from trust.errors import SecirError
@@ -51,6 +52,11 @@ class Phrases:
         entry = self.entry(error)
         between = "\n" if "\n" in entry.what else " "
         return f"{entry.what}{between}Next: {entry.next}"
+
+    def reason(self, code: str) -> str:
+        """What happened, for the code that a row kept; "" if that can't be said without what the error knew."""
+        what = self._errors[code].what if code in self._errors else ""
+        return "" if any(name for _, name, _, _ in Formatter().parse(what)) else what
 
     def say(self, key: str, /, **params: str | int) -> str:
         """The text of a notice. Raises KeyError for an unknown key or a missing parameter."""

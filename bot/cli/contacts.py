@@ -42,9 +42,10 @@ async def complete(tx: Store, contact: Contact, call: Call, key: PublicKey | Non
 
 
 async def _hold_what_waits(tx: Store, contact: Contact) -> None:
-    """What is queued was sealed to the key of before: the bridge seals it anew, to the new one."""
+    """What waits, or may be tried again, was sealed to the key of before: the bridge seals it anew, to the new one."""
     for member in await tx.members.of_contact(contact.id):
         await tx.deliveries.hold_for(member.id, KEY_CHANGED)
+        await tx.queue.forget_keys(member.id)
 
 
 def _only_address(contact: Contact) -> str:
@@ -105,6 +106,23 @@ async def change(call: Call) -> None:
     _tell(call, contact, "Changed")
 
 
+async def resume(call: Call) -> None:
+    address = lookup.mail_address(call.words.address)
+    async with desk.database(call) as database, database.transaction() as tx:
+        contact = await lookup.contact(tx, address)
+        resumed = await tx.contacts.resume(address)
+        if resumed:
+            await tx.audit.add(desk.now(), "contact.resumed", actor="operator", subject=str(contact.id))
+    if not resumed:
+        call.console.say(f"{address} was not paused, so nothing changed.")
+        return
+    seconds = desk.settings(call).matrix.reconcile_every.total_seconds()
+    call.console.say(
+        f"{contact.name} gets mail at {address} again.",
+        f"Mail that was held goes out within {seconds:.0f} s when the bridge runs. To look: secir queue list",
+    )
+
+
 async def show(call: Call) -> None:
     async with desk.database(call) as database, database.transaction() as tx:
         contact = await lookup.contact(tx, call.words.contact)
@@ -149,7 +167,7 @@ def _tell(call: Call, contact: Contact, done: str) -> None:
     organisation = contact.organisation
     facts = [("works at", f"{organisation.name} ({organisation.ident})")] if organisation else []
     for entry in contact.addresses:
-        facts += [("mail", entry.address), ("key", lookup.key_facts(entry.key, now))]
+        facts += [("mail", lookup.address_facts(entry)), ("key", lookup.key_facts(entry.key, now))]
     facts += [("matrix", matrix) for matrix in contact.matrix_ids]
     if facts:
         call.console.facts(*facts)
@@ -164,6 +182,7 @@ def _in_json(contact: Contact) -> dict[str, Any]:
                 "address": entry.address,
                 "key": entry.key.fingerprint if entry.key else None,
                 "expires_at": entry.key.expires_at.isoformat() if entry.key and entry.key.expires_at else None,
+                "paused_at": entry.paused_at.isoformat() if entry.paused_at else None,
             }
             for entry in contact.addresses
         ],

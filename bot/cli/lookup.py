@@ -13,7 +13,7 @@ from bridges.openpgp.safe import GnuPGSafe
 from storage.store import Store
 from trust.errors import BadValue, ContactAmbiguous, NoSuchContact, NoSuchGroup
 from trust.keys import MAX_FILE_KB
-from trust.records import Contact, Fingerprint, Group, PublicKey
+from trust.records import Contact, Fingerprint, Group, MailAddress, PublicKey
 
 GROUP_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 LOCAL_PART: Final = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
@@ -94,6 +94,11 @@ async def key_from(safe: GnuPGSafe, path: Path, now: datetime) -> PublicKey:
 def spaced(fingerprint: Fingerprint) -> str:
     """As people compare it: ten groups of four digits."""
     return " ".join(fingerprint[start : start + 4] for start in range(0, len(fingerprint), 4))
+
+
+def address_facts(address: MailAddress) -> str:
+    """An address, and since when nothing is sent to it."""
+    return f"{address.address} (paused since {address.paused_at:%Y-%m-%d})" if address.paused_at else address.address
 
 
 def key_facts(key: PublicKey | None, now: datetime) -> str:

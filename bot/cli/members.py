@@ -119,7 +119,8 @@ async def _member(tx: Store, call: Call, contact: Contact) -> Member:
 
 def as_row(member: Member, now: datetime) -> list[str]:
     """One line of a table of members."""
-    reached = member.matrix_id if member.door is Door.ROOM else member.address.address if member.address else ""
+    mail = lookup.address_facts(member.address) if member.address else ""
+    reached = member.matrix_id if member.door is Door.ROOM else mail
     key = lookup.key_facts(member.address.key, now) if member.address else ""
     return [member.name, member.door, member.role, member.state, reached or "", key]
 
@@ -133,5 +134,6 @@ def in_json(member: Member) -> dict[str, Any]:
         "state": member.state,
         "address": member.address.address if member.address else None,
         "key": member.address.key.fingerprint if member.address and member.address.key else None,
+        "paused_at": member.address.paused_at.isoformat() if member.address and member.address.paused_at else None,
         "matrix_id": member.matrix_id,
     }

@@ -41,7 +41,7 @@ def build() -> Parser:
         help=f"the configuration; without it {CONFIG_VARIABLE}, ./secir.yaml or /etc/secir/secir.yaml",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")
-    for declare in (_setup, _run, _identity, _groups, _contacts, _members):
+    for declare in (_setup, _run, _identity, _groups, _contacts, _members, _queue):
         declare(commands)
     return parser
 
@@ -77,6 +77,13 @@ def _setup(commands: Subparsers) -> None:
         "setup.upgrade",
         "Bring the database to this program's version.",
         more="Make a backup before.",
+    )
+    command(
+        database,
+        "restored",
+        "setup.restored",
+        "Make a backup that was put back safe to start: hold what waits in it, so that nothing is sent a second time.",
+        more="Stop the bridge before. Nothing is lost: what was held is tried again with secir queue retry.",
     )
 
 
@@ -182,6 +189,15 @@ def _contacts(commands: Subparsers) -> None:
     parser.add_argument("contact", metavar="CONTACT", help=WHO)
     parser.with_json()
 
+    parser = command(
+        contacts,
+        "resume",
+        "contacts.resume",
+        "Send to a mail address again that was paused because mail came back.",
+        more="Ask the person first whether it works again.",
+    )
+    parser.add_argument("address", metavar="ADDRESS", help="the paused mail address")
+
 
 def _with_ways(parser: argparse.ArgumentParser) -> None:
     """The options that say how a person is reached."""
@@ -223,3 +239,44 @@ def _members(commands: Subparsers) -> None:
     )
     parser.add_argument("group", metavar="GROUP", help="name of the group")
     parser.add_argument("contact", metavar="CONTACT", help=WHO)
+
+
+def _queue(commands: Subparsers) -> None:
+    queue = topic(commands, "queue", "What is on its way, and what stands still.")
+    parser = command(
+        queue,
+        "list",
+        "queue.list_all",
+        "List what is not delivered, oldest first: mails (m12), events of rooms (e7) and deliveries (d31).",
+        more="Without --all or --json the first 50. What was refused is listed while its content is kept.",
+    )
+    parser.add_argument("group", metavar="GROUP", nargs="?", help="only of this group")
+    parser.add_argument("--all", action="store_true", help="list all, however many")
+    parser.add_argument("--refused", action="store_true", help="also what was refused and whose content is gone")
+    parser.with_json()
+    parser = command(
+        queue,
+        "show",
+        "queue.show",
+        "Show one item; or for a post, by its reference of eight letters, each recipient and where it stands.",
+    )
+    parser.add_argument("name", metavar="NAME", help="name of an item, such as d31, or reference of a post")
+    parser.with_json()
+    parser = command(
+        queue,
+        "retry",
+        "queue.retry",
+        "Try items again now.",
+        more="What has not the key of its reader any more is sealed anew first. One wrong name, and nothing is done.",
+    )
+    parser.add_argument("names", metavar="NAME", nargs="*", help="names of items, such as d31")
+    parser.add_argument("--all", action="store_true", help="all that was given up, refused, came back, or was restored")
+    parser.add_argument("--group", metavar="GROUP", help="with --all: only of this group")
+    parser = command(
+        queue,
+        "drop",
+        "queue.drop",
+        "Take items out of the queue, for good.",
+        more="Their content is deleted, and nobody is told.",
+    )
+    parser.add_argument("names", metavar="NAME", nargs="+", help="names of items, such as d31")

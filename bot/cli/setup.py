@@ -1,4 +1,4 @@
-"""``secir init`` and ``secir db``: a new bridge's files, and the database's schema."""
+"""``secir init`` and ``secir db``: a new bridge's files, the database's schema, and a backup that was put back."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from bot.config import Config
 from bot.config_file import KeyPath
 from bot.credentials import SECRET_KEY
 from storage.database import Database
+from storage.records import QueueKind
 from trust.errors import AlreadyThere, BadValue, SecretUnreadable
 
 KEYS: Final[dict[str, KeyPath]] = {
@@ -138,6 +139,33 @@ async def upgrade(call: Call) -> None:
     with call.console.step("Upgrading the database"):
         await _upgraded(settings)
     call.console.say("The database is of this program's version.")
+
+
+async def restored(call: Call) -> None:
+    """All in one transaction, and without the homeserver, which may be away. Raises AnotherInstance."""
+    settings = desk.settings(call)
+    account = settings.matrix.user_id
+    with parts.alone(settings):
+        async with desk.database(call) as database:
+            await database.hold()
+            async with database.transaction() as tx:
+                held = await tx.queue.hold_all(desk.now())
+                # Both forgotten: the sync begins from now, and the witness takes the homeserver's count.
+                await tx.events.forget_position(account)
+                await tx.witness.forget(account)
+    mails, events, deliveries = held[QueueKind.MAIL], held[QueueKind.EVENT], held[QueueKind.DELIVERY]
+    call.console.say(
+        "The backup is safe to start: nothing of what waited in it is sent by itself.",
+        f"Deliveries that are held       {deliveries}",
+        f"Mails that are set aside       {mails}",
+        f"Messages of rooms passed over  {events}, and all that was written there since the backup",
+        "",
+        "Next:",
+        "  secir queue list              what was held; each may have been delivered after the backup was made",
+        "  secir queue retry NAME        sends it now; --all sends everything",
+        "  secir queue drop NAME         forgets it",
+        "  secir run",
+    )
 
 
 async def _upgraded(settings: Config) -> None:

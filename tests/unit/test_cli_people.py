@@ -92,7 +92,9 @@ def test_a_contact_has_an_organisation_an_address_with_a_key_and_a_matrix_id(
     )
     shown = json.loads(terminal.ok("contact", "show", "ADA@example.nl", "--json"))
     assert (shown["name"], shown["organisation"], shown["matrix_ids"]) == ("Ada Janssen", "nl", ["@ada:example.nl"])
-    assert [{"address": "ada@example.nl", "key": ada.fingerprint, "expires_at": None}] == shown["addresses"]
+    assert [{"address": "ada@example.nl", "key": ada.fingerprint, "expires_at": None, "paused_at": None}] == shown[
+        "addresses"
+    ]
     assert "SIDN (nl)" in terminal.ok("contact", "show", "@ada:example.nl")
     assert "Ada Janssen  nl            ada@example.nl  @ada:example.nl" in terminal.ok("contact", "list")
 
@@ -201,6 +203,7 @@ def test_a_member_by_mail_is_reached_at_the_only_address(tld_ops: Terminal, ada:
             "state": "active",
             "address": "ada@example.nl",
             "key": ada.fingerprint,
+            "paused_at": None,
             "matrix_id": None,
         }
     ] == members(tld_ops)
