@@ -63,8 +63,10 @@ class Returns:
         await self._count(delivery, kind, status, recipients)
 
     async def _count(self, delivery: DeliveryId, kind: BounceKind, status: str, recipients: Sequence[str]) -> None:
-        """Remember it and what follows from it in one transaction, then tell. What is remembered already changes
-        nothing, but is told if it was not, since the one who brought it may not have heard our answer.
+        """Remember it and what follows from it in one transaction, then tell.
+
+        What is remembered already changes nothing, but is told again: who brings it twice did not hear our 250, so that
+        telling may have failed. Alarms know what was told.
         """
         now = self._clock.now()
         async with self._database.transaction() as tx:
@@ -93,9 +95,10 @@ class Returns:
         hard, soft = counts[BounceKind.HARD], counts[BounceKind.SOFT]
         if not bounces.too_many(hard, soft, self._limit):
             return []
-        if is_new and await tx.contacts.pause(address, now):
+        is_new_pause = is_new and await tx.contacts.pause(address, now)
+        if is_new_pause:
             await self._hold(tx, sent, address, now)
-        return await self._readers(tx, sent, address, hard + soft)
+        return await self._readers(tx, sent, address, hard + soft) if is_new_pause or not is_new else []
 
     @staticmethod
     async def _address(tx: Store, sent: SentItem, recipients: Sequence[str]) -> str:

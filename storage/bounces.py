@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage.columns import insert_into
 from storage.records import SentItem
-from storage.schema import bounces, deliveries, groups, members, posts
+from storage.schema import addresses, bounces, deliveries, groups, members, posts
 from trust.bounces import BounceKind
 from trust.records import DeliveryId
 
@@ -47,6 +47,9 @@ class Bounces:
 
         False if this tells nothing new.
         """
+        # One at a time for each address: whoever counts sees all that were added before.
+        this = select(addresses.c.address).where(addresses.c.address == address.lower())
+        await self._connection.execute(this.with_for_update())
         values = {"address": address.lower(), "at": at, "kind": kind, "status": status}
         statement = insert_into(self._connection, bounces).values(delivery_id=delivery, **values)
         was_late = (bounces.c.kind == BounceKind.DELAYED) & (statement.excluded.kind != BounceKind.DELAYED)

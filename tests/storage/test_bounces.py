@@ -97,6 +97,19 @@ async def test_a_delivery_tells_whose_it_is_and_where_it_went(database: Database
         assert in_hand.in_hand
 
 
+async def test_of_ten_bounces_at_once_the_last_one_sees_them_all(database: Database) -> None:
+    async with database.transaction() as tx:
+        await given.contact(tx, "Ada")
+
+    async def count(delivery: int) -> int:
+        async with database.transaction() as tx:
+            await add(tx, delivery)
+            await asyncio.sleep(0.01)
+            return (await tx.bounces.counts(ADA, WEEK_AGO))[HARD]
+
+    assert list(range(1, 11)) == sorted(await asyncio.gather(*(count(number) for number in range(1, 11))))
+
+
 async def test_the_same_bounce_by_ten_connections_counts_once(database: Database) -> None:
     async def once() -> bool:
         async with database.transaction() as tx:
