@@ -45,7 +45,7 @@ from trust.records import Group
 
 log = structlog.get_logger()
 
-LAST_ROW: Final = 7.0
+LAST_ROW: Final = 6.0
 """Seconds that the workers have at a stop to finish the row in hand; a service manager waits 10."""
 
 KNOCK_AGAIN: Final = 5.0
@@ -88,6 +88,7 @@ class Bridge:
             phrases=phrases,
             clock=clock,
             patience=patience,
+            ring=self._bells.events.ring,
         )
         returns = Returns(database=database, alarms=alarms, clock=clock, limit=config.limits.max_bounces)
         self.carrier = Carrier(
@@ -101,6 +102,7 @@ class Bridge:
             give_up_after=config.limits.give_up_after,
             mail_workers=config.mail.relay.connections,
             on_refused=returns.refused,
+            ring=self._bells.ring_deliveries,
         )
         undelivered = Undelivered(
             database=database,

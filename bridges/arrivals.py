@@ -185,6 +185,7 @@ class RoomArrivals:
         phrases: Phrasebook,
         clock: Clock,
         patience: Patience,
+        ring: Callable[[], None],
     ) -> None:
         self._database = database
         self._room = room
@@ -196,7 +197,7 @@ class RoomArrivals:
         self.claims: Claims[EventItem] = Claims(
             database, recover=lambda tx, besides: tx.events.recover(clock.now(), besides)
         )
-        self._outage = Outage(*retry.OUTAGES)
+        self._outage = Outage(*retry.OUTAGES, over=ring)
 
     async def claim(self) -> EventItem | None:
         """The next event; None while the homeserver is known to be away."""

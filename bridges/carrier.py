@@ -52,6 +52,7 @@ class Carrier:
         give_up_after: timedelta,
         mail_workers: int,
         on_refused: OnRefused,
+        ring: Callable[[], None],
     ) -> None:
         self._database = database
         self._safe = safe
@@ -64,7 +65,8 @@ class Carrier:
         self._mail_workers = mail_workers
         self._on_refused = on_refused
         self.claims: Claims[DeliveryItem] = Claims(database, recover=self._recover)
-        self._outages = {door: Outage(*retry.OUTAGES) for door in Door}
+        self._outages = {door: Outage(*retry.OUTAGES, over=ring) for door in Door}
+        self._served: dict[Door, set[GroupId]] = {door: set() for door in Door}
 
     async def claim_for_room(self) -> DeliveryItem | None:
         """The next post for a room; None while the homeserver is known to be away."""
@@ -91,14 +93,24 @@ class Carrier:
             return None
         item = None
         try:
-            item = await self.claims.next(
-                lambda tx: tx.deliveries.claim(
-                    self._clock.now(), lease=LEASE, target=target, besides=besides, fresh=fresh
-                )
-            )
+            item = await self.claims.next(lambda tx: self._in_turn(tx, target, besides, fresh=fresh))
         finally:
             if item is None:
                 outage.nothing_to_try()
+        return item
+
+    async def _in_turn(
+        self, tx: Store, target: Door, besides: Sequence[GroupId], *, fresh: bool
+    ) -> DeliveryItem | None:
+        """One of a group that was not served in this round; a thousand old rows of one group are no reason to wait."""
+        now, served = self._clock.now(), self._served[target]
+        claim = tx.deliveries.claim
+        item = await claim(now, lease=LEASE, target=target, besides=[*besides, *served], fresh=fresh)
+        if item is None and served:
+            served.clear()
+            item = await claim(now, lease=LEASE, target=target, besides=besides, fresh=fresh)
+        if item is not None:
+            served.add(item.post.group_id)
         return item
 
     async def handle(self, item: DeliveryItem) -> None:

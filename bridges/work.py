@@ -141,8 +141,9 @@ class Outage:
     Monotonic time: a clock that is set does not matter.
     """
 
-    def __init__(self, *kinds: type[SecirError]) -> None:
+    def __init__(self, *kinds: type[SecirError], over: Callable[[], None]) -> None:
         self._kinds = kinds
+        self._over = over
         self._failures = 0
         self._until = 0.0
         self._knocking = False
@@ -163,7 +164,9 @@ class Outage:
     def saw(self, error: SecirError | None) -> None:
         """How a try ended: None if it went well. Whatever is no outage shows that somebody is there."""
         if error is None or not isinstance(error, self._kinds):
-            self._failures, self._knocking = 0, False
+            was_out, self._failures, self._knocking = self._failures > 0, 0, False
+            if was_out:
+                self._over()  # wakes all who wait for it
             return
         if self._failures and not self._knocking:
             return  # it set out before the outage was known

@@ -27,6 +27,7 @@ from trust.errors import BadValue, SchemaOutdated, SchemaTooNew, StoreAway, Stor
 DRIVERS: Final = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
 BUSY_TIMEOUT_MS: Final = 10_000
 """How long SQLite waits for another process's transaction."""
+POOL_TIMEOUT_S: Final = 15
 STATEMENT_TIMEOUT_S: Final = 60
 """How long PostgreSQL may take for one statement before it counts as away."""
 PRAGMAS: Final = (
@@ -151,6 +152,8 @@ def _sqlite_engine(url: URL, *, foreign_keys: bool) -> AsyncEngine:
         hide_parameters=True,
         pool_size=1,
         max_overflow=0,
+        # Whoever waits for the connection waits behind others that may wait for another process's transaction.
+        pool_timeout=POOL_TIMEOUT_S,
         # The driver must not begin transactions by itself: it does so late, and only as readers.
         connect_args={"isolation_level": None},
     )

@@ -194,6 +194,7 @@ async def path(url: str, *, workers: int = 8) -> AsyncIterator[Path]:
         give_up_after=give_up_after,
         mail_workers=workers,
         on_refused=returns.refused,
+        ring=lambda: None,
     )
     undelivered = Undelivered(
         database=database,

@@ -84,6 +84,18 @@ async def test_a_group_never_gets_all_workers_however_much_it_has_to_send(way: P
     assert Counter(item.post.group_id for item in second) == {small.id: 2}
 
 
+async def test_groups_take_turns_however_old_the_rows_of_one_are(way: Path) -> None:
+    groups = [await way.group(name) for name in ("busy", "one", "two")]
+    members = [await crowd(way, group, 2, first=10 * n + 1) for n, group in enumerate(groups)]
+    for text in ("a", "b", "c"):
+        await way.post(groups[0], members[0][0], text)
+    way.later(minutes=1)
+    for group, (author, _) in zip(groups[1:], members[1:], strict=True):
+        await way.post(group, author, "new")
+    await way.carry()
+    assert way.doors.tries == [f"{name}1@mail.example" for name in ("busy", "one", "two", "busy", "busy")]
+
+
 # --- a server that is away -------------------------------------------------------------------------------------------
 
 

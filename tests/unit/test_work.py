@@ -89,6 +89,10 @@ class Tray:
         )
 
 
+def _nobody() -> None:
+    """Nobody waits."""
+
+
 def tray_of(*rows: str) -> Tray:
     return Tray(list(rows))
 
@@ -230,7 +234,7 @@ async def test_what_is_owed_is_recorded_at_a_stop() -> None:
 
 
 async def test_while_somebody_is_away_one_row_at_a_time_knocks() -> None:
-    outage = Outage(RelayAway)
+    outage = Outage(RelayAway, over=_nobody)
     assert outage.may_try()
     outage.saw(RelayAway())
     assert not outage.may_try()
@@ -243,14 +247,14 @@ async def test_while_somebody_is_away_one_row_at_a_time_knocks() -> None:
 
 
 async def test_many_that_fail_together_are_one_failure() -> None:
-    outage = Outage(RelayAway)
+    outage = Outage(RelayAway, over=_nobody)
     for _ in range(20):
         outage.saw(RelayAway())
     assert outage._failures == 1
 
 
 async def test_the_pause_grows_to_half_a_minute_and_no_further() -> None:
-    outage = Outage(RelayAway)
+    outage = Outage(RelayAway, over=_nobody)
     pauses = []
     for failures in range(1, 9):
         outage._failures = failures
@@ -259,11 +263,11 @@ async def test_the_pause_grows_to_half_a_minute_and_no_further() -> None:
 
 
 async def test_a_server_that_names_a_time_is_taken_at_its_word() -> None:
-    assert Outage(RateLimited)._pause(RateLimited(retry_after=120.0)) == 120.0
+    assert Outage(RateLimited, over=_nobody)._pause(RateLimited(retry_after=120.0)) == 120.0
 
 
 async def test_a_fault_of_one_recipient_is_no_outage_and_ends_one() -> None:
-    outage = Outage(RelayAway, HomeserverAway)
+    outage = Outage(RelayAway, HomeserverAway, over=_nobody)
     outage.saw(RelayBusy())
     assert outage.may_try()
     outage.saw(RelayAway())
@@ -275,9 +279,18 @@ async def test_a_fault_of_one_recipient_is_no_outage_and_ends_one() -> None:
 
 
 async def test_a_knock_without_a_row_leaves_the_door_to_the_next() -> None:
-    outage = Outage(RelayAway)
+    outage = Outage(RelayAway, over=_nobody)
     outage.saw(RelayAway())
     outage._until = 0.0
     assert outage.may_try()
     outage.nothing_to_try()
     assert outage.may_try()
+
+
+async def test_all_who_waited_are_woken_when_an_outage_is_over() -> None:
+    bell = Bell()
+    outage = Outage(RelayAway, over=bell.ring)
+    outage.saw(RelayAway())
+    assert not bell._event.is_set()
+    outage.saw(None)
+    assert bell._event.is_set()
