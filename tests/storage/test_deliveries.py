@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from storage.database import Database
-from storage.records import DeliveryItem, HeldItem
+from storage.records import DeliveryItem, HeldItem, OverdueItem, UndeliveredItem
 from storage.store import Store
 from tests.parts.databases import SECRET, SqliteFiles
 from tests.storage import given
@@ -189,3 +191,81 @@ async def test_claims_use_their_indexes(sqlite: SqliteFiles, tmp_path: Path) -> 
             assert [] == [step for step in steps if step.startswith("SCAN") or "TEMP B-TREE" in step], steps
     await database.close()
     assert 3 == len(statements)
+
+
+# --- claims that choose, clocks, what did not arrive -----------------------------------------------------------------
+
+
+async def test_a_claim_passes_over_groups_and_over_what_was_tried_before(database: Database) -> None:
+    async with database.transaction() as tx:
+        one, two = await given.group(tx, "one"), await given.group(tx, "two")
+        ada, bob = await given.member(tx, one, "Ada"), await given.member(tx, two, "Bob")
+        to_ada = await given.delivery(tx, await given.post(tx, one), ada.id)
+        to_bob = await given.delivery(tx, await given.post(tx, two), bob.id)
+        await claimed(tx)
+        await tx.deliveries.retry(to_ada, NOON, "relay-busy")
+
+        async def choose(**how: Any) -> DeliveryId | None:
+            item = await tx.deliveries.claim(NOON, lease=MINUTE, target=Door.MAIL, **how)
+            return item.id if item else None
+
+        assert None is await choose(besides=[one.id, two.id])
+        assert None is await choose(besides=[two.id], fresh=True)
+        assert [to_bob, to_ada] == [await choose(fresh=True), await choose(besides=[two.id])]
+
+
+async def test_leases_are_taken_back_but_on_what_is_in_hand(database: Database) -> None:
+    async with database.transaction() as tx:
+        group = await given.group(tx)
+        ada, bob = await given.member(tx, group, "Ada"), await given.member(tx, group, "Bob")
+        post = await given.post(tx, group)
+        mine, lost = await given.delivery(tx, post, ada.id), await given.delivery(tx, post, bob.id)
+        assert {mine, lost} == {await claimed(tx), await claimed(tx)}
+        assert 1 == await tx.deliveries.recover(NOON, [mine])
+        assert [lost, None] == [await claimed(tx), await claimed(tx)]
+
+
+async def test_what_a_clock_ahead_of_time_put_off_is_due_when_the_clock_is_right(database: Database) -> None:
+    async with database.transaction() as tx:
+        group = await given.group(tx)
+        ada, bob = await given.member(tx, group, "Ada"), await given.member(tx, group, "Bob")
+        post = await given.post(tx, group)
+        to_ada, to_bob = await given.delivery(tx, post, ada.id), await given.delivery(tx, post, bob.id)
+        await tx.deliveries.retry(to_ada, NOON + timedelta(days=365), "relay-busy")
+        await tx.deliveries.retry(to_bob, NOON + timedelta(hours=1), "relay-busy")
+        assert 1 == await tx.deliveries.heal(NOON)
+        assert [to_ada, None] == [await claimed(tx), await claimed(tx)]
+
+
+async def test_only_what_waits_too_long_and_is_in_nobodys_hand_is_overdue(database: Database) -> None:
+    async with database.transaction() as tx:
+        group = await given.group(tx)
+        ada, bob, cho = [await given.member(tx, group, name) for name in ("Ada", "Bob", "Cho")]
+        post = await given.post(tx, group)
+        in_hand = await given.delivery(tx, post, ada.id, due=NOON - MINUTE)
+        waits = await given.delivery(tx, post, bob.id)
+        await given.delivery(tx, post, cho.id, held=True)
+        assert in_hand == await claimed(tx)
+        assert [OverdueItem(waits, group.id, None)] == await tx.deliveries.overdue(NOON + MINUTE, 10)
+        assert [] == await tx.deliveries.overdue(NOON, 10)
+
+
+async def test_what_came_back_or_was_buried_is_undelivered_until_it_is_told(database: Database) -> None:
+    async with database.transaction() as tx:
+        group = await given.group(tx)
+        ada, bob = await given.member(tx, group, "Ada"), await given.member(tx, group, "Bob")
+        post = await given.post(tx, group, author=ada.id)
+        notice = await given.post(tx, group)
+        back, buried = await given.delivery(tx, post, bob.id), await given.delivery(tx, post, None)
+        of_ours = await given.delivery(tx, notice, bob.id)
+        assert not await tx.deliveries.bounce(back, "bounced")  # it was not handed over yet
+        await tx.deliveries.finish(back, at=NOON)
+        assert await tx.deliveries.bounce(back, "bounced")
+        await tx.deliveries.bury(buried, "homeserver-away")
+        await tx.deliveries.bury(of_ours, "relay-refused")
+        assert [
+            UndeliveredItem(back, post.reference, ada.id, NOON, "Bob", "bounced"),
+            UndeliveredItem(buried, post.reference, ada.id, NOON, None, "homeserver-away"),
+        ] == await tx.deliveries.undelivered(group.id)
+        await tx.deliveries.told([back, buried])
+        assert [] == await tx.deliveries.undelivered(group.id)
