@@ -80,7 +80,7 @@ class ForkedBridge(Bridge):
     async def listening(self) -> bool:
         """Wait until it listens. False if it ended before that."""
         async with asyncio.timeout(START_TIMEOUT):
-            while self.lives and not self._listens():
+            while self.lives and not self._listens():  # noqa: ASYNC110 - it asks another process
                 await asyncio.sleep(LOOK_EVERY)
         return self.lives
 

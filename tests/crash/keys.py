@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -32,7 +32,9 @@ SPARE: Final = 1.6
 """Keys for each kill: some processes end before their moment comes."""
 CHANGES: Final = 0.3
 """The share of imports that give a contact another key."""
-PEOPLE: Final = "SELECT c.name, a.fingerprint, k.fingerprint FROM contacts c LEFT JOIN addresses a ON a.contact_id = c.id"
+PEOPLE: Final = (
+    "SELECT c.name, a.fingerprint, k.fingerprint FROM contacts c LEFT JOIN addresses a ON a.contact_id = c.id"
+)
 PEOPLE_AND_KEYS: Final = f"{PEOPLE} LEFT JOIN keys k ON k.fingerprint = a.fingerprint"
 
 
@@ -51,7 +53,9 @@ class Tally:
     rings: int = 0
     checks: int = 0
     good: int = 0
-    faults: list[str] | None = None
+    faults: list[str] = field(default_factory=list)
+    log: str = field(default="", repr=False)
+    """What was said when the keyring was not made."""
 
     @property
     def passed(self) -> bool:
@@ -74,7 +78,7 @@ class Import:
         self._random = random
         self._pinned: dict[str, str] = {}
         self._typical = {"import": 1.0, "ring": 1.0}
-        self.tally = Tally(store.name, faults=[])
+        self.tally = Tally(store.name)
 
     async def measure(self) -> None:
         """How long each takes when nobody interrupts it."""
@@ -94,7 +98,6 @@ class Import:
         self.tally.checks += 1
         faults = await self._check()
         self.tally.good += not faults
-        assert self.tally.faults is not None
         self.tally.faults += faults
 
     async def _interrupt(self, child: Child, kind: str) -> bool:
@@ -134,7 +137,8 @@ class Import:
         output.unlink(missing_ok=True)
         code = await (await self._bridge.run(RINGS, output=output)).ended
         if code != 0:
-            return [*faults, f"the keyring was not made: {output.read_text()[-2000:]}"]
+            self.tally.log = output.read_text()
+            return [*faults, "the keyring was not made"]
         found = json.loads(output.read_text().splitlines()[-1])
         faults += [] if found["ring"] == there else [f"the keyring holds {found['ring']}, the database {there}"]
         return faults + ([] if len(found["files"]) == 1 else [f"beside the keyring lies {found['files']}"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
@@ -37,11 +37,12 @@ class Outcome:
 
     name: str
     kills: int
-    in_vain: int
     verdict: Verdict
     faults: tuple[str, ...]
     allowed: float
     """How many mails may have come twice."""
+    log: str = field(repr=False)
+    """What the bridge logged, for who looks into a failure."""
 
     @property
     def passed(self) -> bool:
@@ -57,11 +58,10 @@ class Outcome:
         )
 
 
-async def run(synapse: Synapse, nursery: Nursery, store: Store, *, kills: int, random: Random) -> tuple[Outcome, str]:
-    """The outcome, and the bridge's log."""
+async def run(synapse: Synapse, nursery: Nursery, store: Store, *, kills: int, random: Random) -> Outcome:
     async with AsyncExitStack() as closing:
         scene = await Scene.build(closing, synapse, nursery, store, members=MEMBERS)
-        traffic = Traffic(scene, Random(random.random()))
+        traffic = Traffic(scene, Random(random.random()))  # noqa: S311 - not a secret
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(traffic.run())
             for _ in range(kills):
@@ -69,8 +69,7 @@ async def run(synapse: Synapse, nursery: Nursery, store: Store, *, kills: int, r
             await scene.bridge.start()
             traffic.finish()
         allowed = max(FEW, REPEATED * kills)
-        outcome = await conclude(scene, kills=kills, in_vain=traffic.tries, allowed=allowed)
-        return outcome, scene.bridge.log
+        return await conclude(scene, kills=kills, allowed=allowed)
 
 
 async def _live_and_die(bridge: ForkedBridge, random: Random) -> None:
@@ -84,12 +83,13 @@ async def _live_and_die(bridge: ForkedBridge, random: Random) -> None:
     await bridge.kill()
 
 
-async def conclude(scene: Scene, *, kills: int, allowed: float, in_vain: int = 0) -> Outcome:
+async def conclude(scene: Scene, *, kills: int, allowed: float) -> Outcome:
     """Let it finish, stop it in peace, and count."""
     drained = await scene.drained(DRAIN)
     code = await scene.bridge.stop()
     faults = [] if drained else [f"not finished after {DRAIN:.0f} s: {scene.store.unfinished()} rows"]
     faults += [] if code == 0 else [f"ended with {code}"]
     faults += await asyncio.to_thread(scene.store.faults)
-    verdict = scene.ledger.judge(await scene.copies())
-    return Outcome(scene.name, kills, in_vain, verdict, tuple(faults), allowed)
+    copies = await scene.copies()
+    faults += scene.ledger.wrong(copies)
+    return Outcome(scene.name, kills, scene.ledger.judge(copies), tuple(faults), allowed, scene.bridge.log)

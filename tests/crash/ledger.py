@@ -100,6 +100,14 @@ class Ledger:
             not_ours=sum(copy.post is None or (copy.destination, copy.post) not in wanted for copy in copies),
         )
 
+    def wrong(self, copies: Sequence[Copy]) -> list[str]:
+        """What is missing, what nobody wrote, and what stands twice in the room, by name."""
+        counts = Counter((copy.destination, copy.post) for copy in copies if copy.post)
+        wanted = {(destination, post) for post in self._accepted for destination in self.destinations(post)}
+        found = [f"missing: {post.text} at {where}" for where, post in sorted(wanted - counts.keys())]
+        found += [f"not ours: {copy}" for copy in copies if (copy.destination, copy.post) not in wanted]
+        return found + [f"twice: {post.text}" for (where, post), n in counts.items() if where == ROOM and n > 1]
+
 
 def _inversions(copies: Sequence[Copy]) -> int:
     """At each destination, for each sender: how often a higher number came first. Repeated copies do not count."""

@@ -3,7 +3,7 @@
 Loading them takes ten times as long as all the rest of a start, writes nothing and would hide the moments that matter.
 What runs in the fork is the product's own ``main``, with the words, the environment and the files it would have had.
 
-``python -m tests.crash.nursery`` is the process that forks; it takes orders as lines of JSON and says when a child ends.
+``python -m tests.crash.nursery`` is the process that forks; it takes orders as lines of JSON and tells of each end.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def _become(order: Mapping[str, Any]) -> NoReturn:
             os.close(opened)
         os.environ.clear()
         os.environ.update(order["environment"])
-        from tests.parts import dies_at  # noqa: PLC0415 - loaded already; its variable is in the environment now
+        from tests.parts import dies_at
 
         dies_at.arm_from_environment()
         module, _, function = order["program"].partition(":")

@@ -69,7 +69,8 @@ class Mailboxes:
 def in_room(ada: Responder) -> list[Copy]:
     """What the responder saw. What can't be read, or came in clear, is nobody's post."""
     read = [Copy(ROOM, Numbered.read(each.body), each.event_id) for each in ada.messages]
-    return read + [Copy(ROOM, None, each.event_id) for each in (*ada.undecryptable, *ada.in_clear)]
+    strange = [each.event_id for each in ada.undecryptable] + [each.event_id for each in ada.in_clear]
+    return read + [Copy(ROOM, None, event_id) for event_id in strange]
 
 
 def _outer(mail: Collected) -> EmailMessage:

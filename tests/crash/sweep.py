@@ -45,23 +45,34 @@ class Sweep:
         mails_once_more = self.outcome.verdict.most_copies <= TWICE
         return self.outcome.passed and mails_once_more and all(self.reached[kind] for kind in KINDS)
 
+    @property
+    def name(self) -> str:
+        return self.outcome.name
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        return self.outcome.faults
+
+    @property
+    def log(self) -> str:
+        return self.outcome.log
+
     def __str__(self) -> str:
         return f"{self.outcome}; kills at " + ", ".join(f"{kind} {self.reached[kind]}" for kind in KINDS)
 
 
-async def run(synapse: Synapse, nursery: Nursery, store: Store, *, most: int = MOST) -> tuple[Sweep, str]:
-    """The outcome, and the bridge's log."""
+async def run(synapse: Synapse, nursery: Nursery, store: Store, *, most: int = MOST) -> Sweep:
     async with AsyncExitStack() as closing:
         scene = await Scene.build(closing, synapse, nursery, store, members=READERS)
         await scene.bridge.kill()
-        traffic, reached = Traffic(scene, Random(0)), Counter[str]()
+        traffic, reached = Traffic(scene, Random(0)), Counter[str]()  # noqa: S311 - not a secret
         for kind in KINDS:
             while reached[kind] < most and await _dies(scene, traffic, f"{kind}:{reached[kind] + 1}"):
                 reached[kind] += 1
         await scene.bridge.start()
         copies_in_flight = (READERS + 1) * reached.total()
         outcome = await conclude(scene, kills=reached.total(), allowed=copies_in_flight)
-        return Sweep(outcome, reached), scene.bridge.log
+        return Sweep(outcome, reached)
 
 
 async def _dies(scene: Scene, traffic: Traffic, point: str) -> bool:

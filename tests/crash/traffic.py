@@ -13,7 +13,7 @@ from tests.parts.traffic import Answer, hand_over
 
 AGAIN: Final = 0.1
 """Seconds until a mail that was not taken is handed over again."""
-PAUSE: Final = (0.1, 0.8)
+PAUSE: Final = (1.0, 4.0)
 """Seconds between two posts of one writer."""
 MOST_WAITING: Final = 40
 """Copies on their way, beyond which nobody writes: the bridge lives only half of the time."""
@@ -82,6 +82,6 @@ class Traffic:
     async def _may_go_on(self) -> bool:
         """A pause, and longer if too much is on its way. False when it is enough."""
         await asyncio.sleep(self._random.uniform(*PAUSE))
-        while self._scene.missing > MOST_WAITING and not self._enough.is_set():
+        while self._scene.missing > MOST_WAITING and not self._enough.is_set():  # noqa: ASYNC110 - the bridge does it
             await asyncio.sleep(0.1)
         return not self._enough.is_set()

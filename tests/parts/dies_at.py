@@ -68,7 +68,9 @@ def _commit(point: Point, *, before: bool) -> None:
     Database.transaction = transaction  # type: ignore[method-assign]
 
 
-def _around(owner: Any, name: str, point: Point, *, before: bool, counts: Callable[..., bool] = lambda *_: True) -> None:
+def _around(
+    owner: Any, name: str, point: Point, *, before: bool, counts: Callable[..., bool] = lambda *_: True
+) -> None:
     """Before ``owner.name`` does anything, or when it has done it, in the calls for which ``counts`` is true."""
     original: Callable[..., Awaitable[Any]] = getattr(owner, name)
 

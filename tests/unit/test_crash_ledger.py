@@ -43,7 +43,9 @@ def test_each_post_once_at_each_destination_is_fine() -> None:
 )
 def test_each_fault_is_counted_and_is_a_failure(copies: Sequence[Copy], fault: dict[str, int]) -> None:
     found = judged(copies)
-    assert fault == {name: getattr(found, name) for name in FINE.__slots__ if getattr(found, name) != getattr(FINE, name)}
+    assert fault == {
+        name: getattr(found, name) for name in FINE.__slots__ if getattr(found, name) != getattr(FINE, name)
+    }
     assert not found.holds(twice_by_mail=0)
 
 
