@@ -16,7 +16,7 @@ from tests.parts.faulty_relay import FaultyRelay, Step, Trouble, faulty_relay
 from tests.parts.mail import Wire
 from tests.parts.synapse import Synapse
 from tests.parts.town import CHEN, LIST, Town
-from tests.parts.traffic import Writer, heard, until
+from tests.parts.traffic import Writer, arrived_once_in_order, heard, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -48,10 +48,10 @@ async def test_a_stop_under_load_ends_in_time_with_code_0_and_everything_arrives
     town: Town,
 ) -> None:
     """Mails in flight, a client in the middle of one, a relay that hangs: none of it holds up the stop."""
-    relay = town.sink
+    relay, said = town.sink, "[said before the stop]"
     assert isinstance(relay, FaultyRelay)
     async with Writer(town.boris, "stop", every=0.2) as boris, Writer(town.chen, "stop", every=0.2) as chen:
-        await town.ada.say(town.room, "[said before the stop]")
+        await town.ada.say(town.room, said)
         assert await until(lambda: min(len(boris.written), len(chen.written)) > 2, most=20)
         hung = relay.fault(Step.RCPT, Trouble.SILENCE, to=CHEN[1])
         client = await in_the_middle_of_a_mail(town)
@@ -66,15 +66,9 @@ async def test_a_stop_under_load_ends_in_time_with_code_0_and_everything_arrives
     print(f"stopped in {took:.1f} s with {code}, {len(boris.written) + len(chen.written)} mails")  # noqa: T201
     assert code == 0
     assert took < STOPPED
-    for writer, reader in ((boris, town.chen), (chen, town.boris)):
-        await town.ada.wait_for(writer.texts[-1], SOON)
-        await reader.receive(writer.texts[-1], timeout=SOON)
-        assert heard(writer.texts, [message.body for message in town.ada.messages]) == writer.texts
-        assert heard(writer.texts, [letter.text for letter in reader.letters()]) == writer.texts
+    await arrived_once_in_order(town, boris, chen, within=SOON)
     for reader in (town.boris, town.chen):
-        assert heard(["[said before the stop]"], [letter.text for letter in reader.letters()]) == [
-            "[said before the stop]"
-        ]
+        assert heard([said], [letter.text for letter in reader.letters()]) == [said]
     assert "Traceback" not in town.bridge.log
     assert '"level": "error"' not in town.bridge.log
 

@@ -13,6 +13,7 @@ from typing import Final, Self
 
 from tests.parts.people import MailMember
 from tests.parts.ports import LOOPBACK
+from tests.parts.town import Town
 
 AGAIN: Final = 0.5
 """Seconds until a mail that was not taken is handed over again."""
@@ -143,6 +144,25 @@ class Writer:
 def heard(texts: Sequence[str], bodies: Iterable[str]) -> list[str]:
     """Which of ``texts`` stand in ``bodies``, in the order of these; one that stands in two is there twice."""
     return [text for body in bodies for text in texts if text in body]
+
+
+async def arrived_once_in_order(town: Town, *writers: Writer, within: float) -> float:
+    """Wait for what each writer wrote, in the room and at the other readers. Raises TimeoutError.
+
+    Then see that it is there once and in order; the seconds it took.
+    """
+    began = time.monotonic()
+    readers = {writer: [each for each in town.mail_members if each is not writer.member] for writer in writers}
+    for writer in writers:
+        await town.ada.wait_for(writer.texts[-1], within)
+        for reader in readers[writer]:
+            await reader.receive(writer.texts[-1], timeout=within)
+    took = time.monotonic() - began
+    for writer in writers:
+        assert heard(writer.texts, [message.body for message in town.ada.messages]) == writer.texts
+        for reader in readers[writer]:
+            assert heard(writer.texts, [letter.text for letter in reader.letters()]) == writer.texts
+    return took
 
 
 async def until(look: Callable[[], object], *, most: float) -> bool:
