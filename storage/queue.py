@@ -172,8 +172,9 @@ class Queue:
         return {**again, "state": DeliveryState.HELD, "due_at": None, "code": code, "session_key": None}
 
     async def _is_kept(self, mail: int) -> bool:
-        found = await self._connection.execute(select(exists().where(mail_bodies.c.mail_id == mail)))
-        return bool(found.scalar_one())
+        """Locked, so that it stays."""
+        body = select(mail_bodies.c.mail_id).where(mail_bodies.c.mail_id == mail).with_for_update()
+        return (await self._connection.execute(body)).one_or_none() is not None
 
     async def _set(self, kind: QueueKind, row_id: int, **values: object) -> None:
         table = _TABLES[kind]

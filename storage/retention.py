@@ -18,7 +18,7 @@ from storage.audit import Audit
 from storage.records import MailState
 from storage.schema import deliveries, mail_bodies, mails, posts, sealed_bodies
 
-PORTION: Final = 32 * 1024 * 1024
+PORTION: Final = 8 * 1024 * 1024
 """Bytes that one transaction deletes at most, unless a single body is larger: on SQLite each is written over."""
 
 
@@ -79,13 +79,14 @@ class Retention:
         return len(ids)
 
     async def _delete_mails(self, before: datetime, most: int) -> int:
-        refused = mails.c.state == MailState.REFUSED, mails.c.received_at < before
-        statement = select(mail_bodies.c.mail_id, func.length(mail_bodies.c.raw)).join_from(mail_bodies, mails)
-        # Locked: an operator who has one of them tried again now must find its body, or find it gone.
-        locked = statement.where(*refused).limit(most).with_for_update(of=mails, skip_locked=True)
-        ids = await self._portion(locked)
+        refused = exists().where(
+            mails.c.id == mail_bodies.c.mail_id, mails.c.state == MailState.REFUSED, mails.c.received_at < before
+        )
+        statement = select(mail_bodies.c.mail_id, func.length(mail_bodies.c.raw)).where(refused).limit(most)
+        # Locked: an operator who has one of them tried again now finds its body, or finds it gone.
+        ids = await self._portion(statement.with_for_update(skip_locked=True))
         if ids:
-            await self._connection.execute(delete(mail_bodies).where(mail_bodies.c.mail_id.in_(ids)))
+            await self._connection.execute(delete(mail_bodies).where(mail_bodies.c.mail_id.in_(ids), refused))
         return len(ids)
 
     async def _portion(self, statement: Select[Any]) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 from sqlalchemy import select
@@ -13,6 +14,7 @@ from storage.database import Database
 from storage.retention import Swept
 from storage.schema import mail_bodies, sealed_bodies
 from storage.store import Store
+from tests.parts.databases import SECRET, SqliteFiles
 from tests.storage import given
 from tests.storage.given import MINUTE, NOON
 from trust.records import DeliveryId, Door, MailId, Member, Post
@@ -207,3 +209,23 @@ async def test_a_portion_has_so_many_bytes_but_at_least_one_body(
         for size in (30, 10, 10, 10):
             await tx.posts.seal((await given.post(tx, group)).id, bytes(size), b"key")
         assert [1, 2, 1, 0] == [(await sweep(tx)).bodies for _ in range(4)]
+
+
+async def test_neither_a_sweep_nor_the_queue_looks_at_all_that_is_done(sqlite: SqliteFiles, tmp_path: Path) -> None:
+    """Mails, events, posts and deliveries stay for ever: only what is in use may be gone through."""
+    database = Database(sqlite.migrated(tmp_path), SECRET)
+    statements: list[str] = []
+    async with database.transaction() as tx:
+        connection = tx.retention._connection
+        raw = (await connection.get_raw_connection()).driver_connection
+        assert raw is not None
+        await raw.set_trace_callback(statements.append)
+        await sweep(tx)
+        await tx.queue.items(limit=50)
+        await tx.queue.counts()
+        await raw.set_trace_callback(None)
+        plans = [await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}") for statement in statements]
+        scans = {row.detail for plan in plans for row in plan if row.detail.startswith("SCAN")}
+    await database.close()
+    in_use = {"SCAN sealed_bodies", "SCAN mail_bodies", "SCAN deliveries USING INDEX ix_deliveries_unfinished"}
+    assert set() == scans - in_use, scans
