@@ -19,7 +19,7 @@ from bot import parts, workers
 from bot.clock import SystemClock
 from bot.config import Config
 from bot.phrases import Phrases
-from bot.upkeep import HEARTBEAT, Upkeep
+from bot.upkeep import HEARTBEAT, RARELY, Upkeep
 from bot.workers import AnyWorker, Bells
 from bridges.alarms import Alarms
 from bridges.arrivals import MailArrivals, Patience, RoomArrivals
@@ -37,6 +37,7 @@ from bridges.matrix.outgoing import Outgoing
 from bridges.matrix.rooms import Rooms
 from bridges.matrix.session import Session
 from bridges.matrix.sync import Listeners, Sync
+from bridges.matrix.witness import Witness
 from bridges.undelivered import Undelivered
 from storage.database import Database
 from trust.errors import HomeserverAway, RateLimited, RoomFault, SecirError, StoreFault
@@ -136,6 +137,7 @@ class Bridge:
             for settings in parts.listener_settings(config)
         ]
         self._session = session
+        self._witness = Witness(session, database)
         self._reached = asyncio.Event()
         self._room_workers = workers.for_rooms(self._bells, self._room_arrivals, self.carrier)
         connections = config.mail.relay.connections
@@ -192,6 +194,7 @@ class Bridge:
         Mail is taken in from the first moment; what needs the homeserver begins when it answers.
         """
         schedule = self.upkeep.schedule()
+        schedule.every(RARELY, "witness", self._witness.tick)
         try:
             async with asyncio.TaskGroup() as tasks:
                 for listener in self.listeners:
@@ -230,6 +233,7 @@ class Bridge:
     async def _reached_homeserver(self) -> bool:
         """Our keys are published, our device is signed, and the first position is kept before anybody is invited."""
         try:
+            await self._witness.check()
             await self._session.publish_keys()
             await crosssigning.ensure(self._session, self._database)
             await self._first_position()

@@ -115,21 +115,17 @@ class Carrier:
 
     async def handle(self, item: DeliveryItem) -> None:
         """One delivery. Raises what ``fail`` then settles."""
-        async with self._database.transaction() as tx:
-            group = await tx.groups.get(item.post.group_id)
-        if item.target is Door.ROOM:
-            await self._to_room(item, group)
-        else:
-            await self._to_member(item, group)
+        group = await (self._to_room(item) if item.target is Door.ROOM else self._to_member(item))
         self._outages[item.target].saw(None)
         log.info("post.delivered", post=item.post.reference, group=group.name, target=item.target, delivery=item.id)
 
-    async def _to_room(self, item: DeliveryItem, group: Group) -> None:
-        entity = await self._safe.reopen(group, item.packet, item.session_key)
-        content = await asyncio.to_thread(self._mail.read_entity, entity)
+    async def _to_room(self, item: DeliveryItem) -> Group:
         async with self._database.transaction() as tx:
+            group = await tx.groups.get(item.post.group_id)
             author = await self._author(tx, item.post)
             answers = await self._answers(tx, item.post)
+        entity = await self._safe.reopen(group, item.packet, item.session_key)
+        content = await asyncio.to_thread(self._mail.read_entity, entity)
         events = await self._room.send(self._room_post(item, group, author, content, answers))
         at = self._clock.now()
 
@@ -138,6 +134,7 @@ class Carrier:
             await tx.deliveries.finish(item.id, at=at)
 
         await self.claims.settle(item, settle)
+        return group
 
     @staticmethod
     def _room_post(
@@ -156,8 +153,9 @@ class Carrier:
         events = await tx.posts.room_events(post.parent_id) if post.parent_id is not None else []
         return RoomAnswer(events[0], post.thread_root) if events else None
 
-    async def _to_member(self, item: DeliveryItem, group: Group) -> None:
+    async def _to_member(self, item: DeliveryItem) -> Group:
         async with self._database.transaction() as tx:
+            group = await tx.groups.get(item.post.group_id)
             member = await tx.members.get(item.member_id) if item.member_id is not None else None
             address = await self._address(tx, item, member)
             chain = await tx.posts.chain(item.post.id)
@@ -170,6 +168,7 @@ class Carrier:
         await self._mail.send(Copy(group, item.post, item.id, address.address, references, message))
         at = self._clock.now()
         await self.claims.settle(item, lambda tx: tx.deliveries.finish(item.id, at=at))
+        return group
 
     @staticmethod
     async def _address(tx: Store, item: DeliveryItem, member: Member | None) -> MailAddress | None:

@@ -114,7 +114,7 @@ class Claims(Generic[Item]):
         ``settle`` must be harmless when done twice: a commit may have worked though its answer was lost.
         """
         try:
-            async with self._database.transaction() as tx:
+            async with self._database.transaction(urgent=True) as tx:
                 await settle(tx)
         except StoreFault:
             self._owed[item.id] = settle

@@ -9,7 +9,7 @@ import errno
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,12 +22,16 @@ from storage import versions
 from storage.secrets import Sealer
 from storage.store import Store
 from storage.tenancy import Tenancy
+from storage.turns import Turns
 from trust.errors import BadValue, SchemaOutdated, SchemaTooNew, StoreAway, StoreFull
 
 DRIVERS: Final = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
 BUSY_TIMEOUT_MS: Final = 10_000
 """How long SQLite waits for another process's transaction."""
-POOL_TIMEOUT_S: Final = 15
+TURN_TIMEOUT_S: Final = 15
+"""How long anybody waits for SQLite's one connection: behind others that may wait for another process."""
+CONNECTIONS: Final = 30
+"""To PostgreSQL, kept open: as many as may want one at once. Opening one takes longer than a transaction."""
 STATEMENT_TIMEOUT_S: Final = 60
 """How long PostgreSQL may take for one statement before it counts as away."""
 PRAGMAS: Final = (
@@ -51,6 +55,7 @@ class Database:
         self._url = _with_driver(url)
         self._sealer = Sealer(secret)
         self._engine = _engine(self._url)
+        self._turns = Turns(TURN_TIMEOUT_S) if self._url.get_backend_name() == "sqlite" else None
         self._tenancy = Tenancy(self._engine)
 
     async def open(self) -> None:
@@ -94,14 +99,18 @@ class Database:
             await engine.dispose()
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Store]:
-        """One unit of work: committed at the end, rolled back if anything is raised. Raises StoreAway.
+    async def transaction(self, *, urgent: bool = False) -> AsyncIterator[Store]:
+        """One unit of work: committed at the end, rolled back if anything is raised. Raises StoreAway, StoreFull.
 
-        Do nothing slow in it: on SQLite it holds the one connection, so a second one inside it would wait for ever.
+        Do nothing slow in it: on SQLite it holds the one connection, so a second one inside it would wait for long.
+        An ``urgent`` one goes before those that wait: for what was done out there, and must not be done again.
         """
         with _faults():
-            async with self._engine.begin() as connection:
+            async with self._turn(urgent=urgent), self._engine.begin() as connection:
                 yield Store(connection, self._sealer)
+
+    def _turn(self, *, urgent: bool) -> AbstractAsyncContextManager[None]:
+        return self._turns.mine(urgent=urgent) if self._turns else nullcontext()
 
     async def _found(self) -> str | None:
         with _faults():
@@ -142,7 +151,9 @@ def _engine(url: URL, *, foreign_keys: bool = True) -> AsyncEngine:
     if url.get_backend_name() == "sqlite":
         return _sqlite_engine(url, foreign_keys=foreign_keys)
     timeouts = {"timeout": 10, "command_timeout": STATEMENT_TIMEOUT_S}
-    return create_async_engine(url, hide_parameters=True, pool_pre_ping=True, connect_args=timeouts)
+    return create_async_engine(
+        url, hide_parameters=True, pool_pre_ping=True, pool_size=CONNECTIONS, connect_args=timeouts
+    )
 
 
 def _sqlite_engine(url: URL, *, foreign_keys: bool) -> AsyncEngine:
@@ -152,8 +163,6 @@ def _sqlite_engine(url: URL, *, foreign_keys: bool) -> AsyncEngine:
         hide_parameters=True,
         pool_size=1,
         max_overflow=0,
-        # Whoever waits for the connection waits behind others that may wait for another process's transaction.
-        pool_timeout=POOL_TIMEOUT_S,
         # The driver must not begin transactions by itself: it does so late, and only as readers.
         connect_args={"isolation_level": None},
     )

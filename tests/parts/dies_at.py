@@ -53,8 +53,8 @@ def _commit(point: Point, *, before: bool) -> None:
     original = Database.transaction
 
     @asynccontextmanager
-    async def transaction(self: Database) -> AsyncIterator[Store]:
-        async with original(self) as tx:
+    async def transaction(self: Database, *, urgent: bool = False) -> AsyncIterator[Store]:
+        async with original(self, urgent=urgent) as tx:
             connection = tx.posts._connection
             statement = text(WRITTEN[connection.dialect.name])
             found = (await connection.execute(statement)).scalar_one()

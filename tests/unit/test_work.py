@@ -44,7 +44,7 @@ class Tray:
         self.claims: Claims[Item] = Claims(self, recover=self.recover)  # type: ignore[arg-type]
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Any]:
+    async def transaction(self, *, urgent: bool = False) -> AsyncIterator[Any]:
         if self.away:
             self.away -= 1
             raise StoreAway
