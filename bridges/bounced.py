@@ -95,7 +95,7 @@ class Returns:
         hard, soft = counts[BounceKind.HARD], counts[BounceKind.SOFT]
         if not bounces.too_many(hard, soft, self._limit):
             return []
-        is_new_pause = is_new and await tx.contacts.pause(address, now)
+        is_new_pause = await tx.contacts.pause(address, now)
         if is_new_pause:
             await self._hold(tx, sent, address, now)
         return await self._readers(tx, sent, address, hard + soft) if is_new_pause or not is_new else []

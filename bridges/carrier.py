@@ -23,7 +23,7 @@ from storage.database import Database
 from storage.records import DeliveryItem, HeldItem
 from storage.store import Store
 from trust import retry
-from trust.errors import AddressPaused, NoUsableKey, RelayRefused, SecirError
+from trust.errors import AddressPaused, MailOutage, NoUsableKey, RelayRefused, RoomOutage, SecirError
 from trust.keys import usable
 from trust.records import Content, DeliveryId, Door, Group, GroupId, MailAddress, Member, Post
 
@@ -31,6 +31,9 @@ log = structlog.get_logger()
 
 LEASE: Final = timedelta(minutes=15)
 """Longer than one SMTP transaction or one room post with its files takes."""
+
+OUTAGE_TOLD_AFTER: Final = 15
+"""Minutes: most outages are a restart, which nobody needs to hear of."""
 
 OnRefused = Callable[[DeliveryId, str], Awaitable[None]]
 """Told of a mail that the relay refused for good, with the server's reply: its codes."""
@@ -197,11 +200,19 @@ class Carrier:
         log.warning(
             "delivery.failed", post=item.post.reference, delivery=item.id, code=error.code, attempts=item.attempts
         )
+        await self._tell_outage(group, item.target)
         if isinstance(error, RelayRefused):
             await self._on_refused(item.id, str(error.params.get("reply", "")))
         elif not again and not late and not isinstance(error, AddressPaused):
             # What was given up is told by ``undelivered``, to its author too; this is about what caused it.
             await self._alarms.tell(group, error, about=member)
+
+    async def _tell_outage(self, group: Group, target: Door) -> None:
+        """Through the other door, once: knocks take turns among the groups, so each of them hears of it."""
+        minutes = int(self._outages[target].seconds // 60)
+        if minutes >= OUTAGE_TOLD_AFTER:
+            outage = MailOutage(minutes=minutes) if target is Door.MAIL else RoomOutage(minutes=minutes)
+            await self._alarms.tell(group, outage)
 
     async def _is_hopeless(self, item: DeliveryItem, error: SecirError) -> bool:
         return retry.hopeless(error, item.attempts) and await self._intake.is_to_blame(item.post.group_id, error)

@@ -145,8 +145,14 @@ class Outage:
         self._kinds = kinds
         self._over = over
         self._failures = 0
+        self._since = 0.0
         self._until = 0.0
         self._knocking = False
+
+    @property
+    def seconds(self) -> float:
+        """How long it has lasted; 0 if there is none."""
+        return _now() - self._since if self._failures else 0.0
 
     def may_try(self) -> bool:
         """Whether a row may be claimed now. While it is an outage, only the one that knocks."""
@@ -171,6 +177,7 @@ class Outage:
         if self._failures and not self._knocking:
             return  # it set out before the outage was known
         self._knocking = False
+        self._since = self._since if self._failures else _now()
         self._failures += 1
         self._until = _now() + self._pause(error)
 

@@ -500,6 +500,12 @@ class RelayAway(RelayFault):
     retryable = True
 
 
+class MailOutage(RelayFault):
+    """For a while no mail has left, for anybody. params: minutes."""
+
+    code = "mail-outage"
+
+
 class RelayBroke(RelayFault):
     """The connection broke, or the server fell silent, in the middle of this mail."""
 
@@ -558,6 +564,12 @@ class HomeserverFault(Fault):
 class HomeserverAway(HomeserverFault):
     code = "homeserver-away"
     retryable = True
+
+
+class RoomOutage(HomeserverFault):
+    """For a while nothing has got to any room. params: minutes."""
+
+    code = "room-outage"
 
 
 class RateLimited(HomeserverFault):

@@ -33,6 +33,8 @@ AUDIENCES: Final[tuple[tuple[type[errors.SecirError], Audience], ...]] = (
     (errors.StrangerInRoom, Audience(admins=True, again_after=DAY)),
     (errors.RoomDrifted, Audience(admins=True, again_after=DAY)),
     (errors.NoUsableKey, Audience(admins=True, again_after=DAY)),
+    (errors.MailOutage, Audience(room=True, again_after=timedelta(hours=6))),
+    (errors.RoomOutage, Audience(admins=True, again_after=timedelta(hours=6))),
     (errors.AddressPaused, Audience(admins=True, member=True, again_after=DAY)),
     (errors.Unexpected, Audience(admins=True, again_after=DAY)),
     (errors.SafeUnavailable, Audience(admins=True, again_after=DAY)),

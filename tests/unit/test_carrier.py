@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path as Folder
@@ -132,6 +133,21 @@ async def test_mail_goes_out_while_the_homeserver_is_away_and_the_other_way_roun
     await way.carry(Door.ROOM)
     await way.carry()
     assert (way.doors.mails["bob@mail.example"], way.doors.room) == (["one"], [])
+
+
+async def test_an_outage_that_lasts_is_told_through_the_other_door_once(way: Path) -> None:
+    group = await way.group()
+    ada, _ = await way.member(group, "Ada", number=1), await way.member(group, "Bob", number=2)
+    way.doors.fails["bob@mail.example"] = RelayAway(reply="")
+    await way.post(group, ada, "one")
+    outage = way.carrier._outages[Door.MAIL]
+    for minutes in (0, 14, 16, 30):
+        await way.carry()
+        way.later(minutes=2)
+        outage._until, outage._since = 0.0, asyncio.get_running_loop().time() - 60 * minutes
+    await way.carry()
+    await way.carry(Door.ROOM)
+    assert [text.partition(":")[0] for text in way.doors.room] == ["one", "For 16 minutes no mail could be sent"]
 
 
 async def test_a_relay_that_breaks_at_one_mail_still_gets_the_others(way: Path) -> None:
