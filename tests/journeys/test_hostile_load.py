@@ -34,8 +34,8 @@ EVERY: Final = 0.5
 AS_FAST: Final = 2.0
 GRANTED: Final = 1.0
 """The delays may be so many times as long, and so many seconds on top for what else a busy machine does."""
-MOST_MEMORY: Final = 128 * MEGABYTE
-"""That the bridge may grow by (SECURITY P9)."""
+MOST_MEMORY: Final = 2 * 128 * MEGABYTE
+"""That the bridge may grow by: SECURITY P9 grants 128 MB to one such mail, and here the next one is on its heels."""
 SOON: Final = 60.0
 
 
