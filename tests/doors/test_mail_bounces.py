@@ -277,6 +277,7 @@ async def test_what_our_own_relay_refuses_counts_as_well(tmp_path: Path) -> None
     [
         pytest.param(mails.VACATION, "bob@ops.example", id="vacation"),
         pytest.param(mails.VACATION, "", id="vacation-from-nobody"),
+        pytest.param(mails.UNSIGNED_VACATION, "", id="unsigned-vacation-from-nobody"),
         pytest.param(mails.RECEIPT, "bob@ops.example", id="receipt"),
         pytest.param(mails.COMPLAINT, "", id="complaint"),
         pytest.param(report("2.0.0", "delivered"), "", id="delivered"),

@@ -206,6 +206,15 @@ Precedence: bulk
     "I am away until Monday. My mailbox is full of joy, and mail@elsewhere.test is not read.",
 )
 
+UNSIGNED_VACATION: Final = mail(
+    """
+From: Bob <bob@elsewhere.test>
+To: tld-ops-bounce+1-abc@lists.test
+Subject: Out of office
+""",
+    "I am away until Monday.",
+)
+
 RECEIPT: Final = mail(
     """
 From: Bob <bob@elsewhere.test>
