@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from random import Random
@@ -18,10 +19,14 @@ from tests.parts.processes import PartFailed
 from tests.parts.synapse import Synapse
 
 MEMBERS: Final = 5
-AT_WORK: Final = (0.02, 2.5)
-"""Seconds between the moment when the bridge listens and its end."""
-AT_START: Final = (0.02, 0.4)
-"""The same, counted from the moment when it is started."""
+SHORTEST: Final = 0.02
+"""Seconds that a life lasts at least."""
+LIFE: Final = 3.0
+"""The longest life at work, in units of what the bridge needs from its start until a first post is everywhere."""
+LONGEST: Final = (1.5, 4.0)
+"""Seconds, at least and at most, of the longest life."""
+AT_START: Final = 0.4
+"""Seconds after it was launched, at most, when it is killed at its start."""
 STARTS: Final = 0.2
 """The share of kills that meet it at its start."""
 DRAIN: Final = 120.0
@@ -62,24 +67,37 @@ async def run(synapse: Synapse, nursery: Nursery, store: Store, *, kills: int, r
     async with AsyncExitStack() as closing:
         scene = await Scene.build(closing, synapse, nursery, store, members=MEMBERS)
         traffic = Traffic(scene, Random(random.random()))  # noqa: S311 - not a secret
+        longest = await _longest_life(scene, traffic)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(traffic.run())
             for _ in range(kills):
-                await _live_and_die(scene.bridge, random)
+                await _live_and_die(scene.bridge, random, longest)
             await scene.bridge.start()
             traffic.finish()
         allowed = max(FEW, REPEATED * kills)
         return await conclude(scene, kills=kills, allowed=allowed)
 
 
-async def _live_and_die(bridge: ForkedBridge, random: Random) -> None:
+async def _longest_life(scene: Scene, traffic: Traffic) -> float:
+    """By a trial, so that a slow machine does not kill it before it did anything."""
+    await scene.bridge.stop()
+    await scene.bridge.start()
+    began = time.monotonic()
+    await traffic.mail(scene.members[0])
+    if not await scene.drained(DRAIN):
+        raise PartFailed("The bridge delivers nothing:\n" + scene.bridge.log[-2000:])
+    shortest, longest = LONGEST
+    return min(longest, max(shortest, LIFE * (time.monotonic() - began)))
+
+
+async def _live_and_die(bridge: ForkedBridge, random: Random, longest: float) -> None:
     """A bridge that does not run is started, and killed at a moment of its start or of its work."""
     at_start = not bridge.lives and random.random() < STARTS
     if not bridge.lives:
         await bridge.launch()
     if not at_start and not await bridge.listening():
         raise PartFailed("The bridge ended at its start:\n" + bridge.log[-2000:])
-    await asyncio.sleep(random.uniform(*(AT_START if at_start else AT_WORK)))
+    await asyncio.sleep(random.uniform(SHORTEST, AT_START if at_start else longest))
     await bridge.kill()
 
 

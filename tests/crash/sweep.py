@@ -78,12 +78,12 @@ async def run(synapse: Synapse, nursery: Nursery, store: Store, *, most: int = M
 async def _dies(scene: Scene, traffic: Traffic, point: str) -> bool:
     """One round: whether the bridge came to ``point``. All is delivered afterwards, and no bridge runs."""
     bridge = scene.bridge
-    number = scene.ledger.posts + 1
+    posts = scene.ledger.posts + 2
     await bridge.launch(dies_at=point)
     async with asyncio.timeout(ROUND), asyncio.TaskGroup() as tasks:
-        tasks.create_task(traffic.mail(scene.members[0], number))
-        tasks.create_task(traffic.say(number))
-        died = await _died_at_work(scene, posts=number + 1)
+        tasks.create_task(traffic.mail(scene.members[0]))
+        tasks.create_task(traffic.say())
+        died = await _died_at_work(scene, posts=posts)
         if died:
             await bridge.start()
     if died and not await scene.drained(ROUND):

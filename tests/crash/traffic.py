@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from functools import partial
 from random import Random
 from typing import Final
 
@@ -31,8 +33,7 @@ class Traffic:
         self._scene = scene
         self._random = random
         self._enough = asyncio.Event()
-        self.tries = 0
-        """Mails that were handed over in vain."""
+        self._numbers: Counter[str] = Counter()
 
     def finish(self) -> None:
         """Nothing new."""
@@ -46,35 +47,34 @@ class Traffic:
             tasks.create_task(self._messages())
 
     async def _mails(self, writer: MailMember) -> None:
-        number = 0
         while await self._may_go_on():
-            number += 1
-            await self.mail(writer, number)
+            await self.mail(writer)
 
     async def _messages(self) -> None:
-        number = 0
         while await self._may_go_on():
-            number += 1
-            await self.say(number)
+            await self.say()
 
-    async def mail(self, writer: MailMember, number: int) -> None:
-        """One mail, the same bytes until it is answered with 250."""
-        post = Numbered(writer.name, number)
+    async def mail(self, writer: MailMember) -> None:
+        """The next mail, the same bytes until it is answered with 250."""
+        post = self._next(writer.name)
         raw = await writer.compose("Traffic", post.text)
-        while not (await self._try(writer, raw)).is_taken:
-            self.tries += 1
+        while not (await self._try(writer, raw)).is_taken:  # noqa: ASYNC110 - the bridge comes back
             await asyncio.sleep(AGAIN)
         self._scene.ledger.accept(post)
 
-    async def say(self, number: int) -> None:
-        """One message, which the homeserver has when this returns."""
-        post = Numbered(ADA, number)
+    async def say(self) -> None:
+        """The next message, which the homeserver has when this returns."""
+        post = self._next(ADA)
         await self._scene.ada.say(self._scene.room, post.text)
         self._scene.ledger.accept(post)
 
+    def _next(self, sender: str) -> Numbered:
+        self._numbers[sender] += 1
+        return Numbered(sender, self._numbers[sender])
+
     async def _try(self, writer: MailMember, raw: bytes) -> Answer:
-        where = (writer.port, writer.address, writer.list_address)
-        answer = await asyncio.to_thread(lambda: hand_over(raw, port=where[0], sender=where[1], to=where[2]))
+        transaction = partial(hand_over, raw, port=writer.port, sender=writer.address, to=writer.list_address)
+        answer = await asyncio.to_thread(transaction)
         if answer.code >= PERMANENT:
             raise NotTaken(answer.said)
         return answer
