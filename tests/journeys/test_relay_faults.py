@@ -26,13 +26,13 @@ SICK: Final[Mapping[str, tuple[Step, str | Trouble]]] = {
     "No Space": (Step.DOT, "452 4.3.1 No space"),
     "Cut Off": (Step.BODY, Trouble.HANG_UP),
     "Silent": (Step.RCPT, Trouble.SILENCE),
-    "Silent Later": (Step.DATA, Trouble.SILENCE),
+    "Hung Up": (Step.RCPT, Trouble.HANG_UP),
     "Unheard": (Step.DOT, Trouble.LOST_250),
 }
 """Members by mail, and what happens to the first mail for each of them.
 
-Silence at the final dot is not among them: RFC 5321 (4.5.3.2.6) wants minutes of patience there. The door's own tests
-have it.
+Silence at DATA and behind the final dot is not among them: RFC 5321 (4.5.3.2) wants minutes of patience there. The
+door's own tests have it.
 """
 RELAY_TIMEOUT: Final = "2s"
 RETRIED: Final = 40.0
