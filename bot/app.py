@@ -138,7 +138,7 @@ class Bridge:
         ]
         self._session = session
         self._witness = Witness(session, database)
-        self._reached = asyncio.Event()
+        self._asked, self._reached = asyncio.Event(), asyncio.Event()
         self._room_workers = workers.for_rooms(self._bells, self._room_arrivals, self.carrier)
         connections = config.mail.relay.connections
         others = workers.for_mail(self._bells, self._mail_arrivals, self.carrier, connections=connections)
@@ -225,8 +225,10 @@ class Bridge:
                 await self._database.hold()
 
     async def _keep_synced(self) -> None:
-        while not await self._reached_homeserver():  # noqa: ASYNC110 - it asks another machine
+        while not await self._reached_homeserver():
+            self._asked.set()
             await asyncio.sleep(KNOCK_AGAIN)
+        self._asked.set()
         self._reached.set()
         await self.sync.run()
 
@@ -234,6 +236,7 @@ class Bridge:
         """Our keys are published, our device is signed, and the first position is kept before anybody is invited."""
         try:
             await self._witness.check()
+            await self._witness.tick()
             await self._session.publish_keys()
             await crosssigning.ensure(self._session, self._database)
             await self._first_position()
@@ -249,14 +252,15 @@ class Bridge:
             await self.sync.round()
 
     async def _work(self, worker: AnyWorker) -> None:
-        if worker in self._room_workers:
-            await self._reached.wait()
+        """Nothing is sent out of a backup that the homeserver could tell; but if it is away, mail goes without it."""
+        await (self._reached if worker in self._room_workers else self._asked).wait()
         await worker.run()
 
     async def _wind_down(self, working: Sequence[asyncio.Task[None]]) -> None:
         log.info("bridge.stopping")
         for worker in self.workers:
             worker.stop()
+        self._asked.set()
         self._reached.set()
         closing = [asyncio.create_task(listener.stop()) for listener in self.listeners]
         await asyncio.wait([*closing, *working], timeout=LAST_ROW)

@@ -234,6 +234,19 @@ async def members(look: Inspection) -> AsyncIterator[Finding]:
         for member in readers_by_mail(everybody):
             if member.address is None or not usable(member.address.key, desk.now()):
                 yield _refused(f"group {group.name}", NoUsableKey(member=member.name))
+            elif member.address.paused_at:
+                mend = f"When it works again: secir contact resume {member.address.address}"
+                yield Finding(f"group {group.name}", f"mail to {member.name} came back, so it is held", mend)
+
+
+async def queue(look: Inspection) -> AsyncIterator[Finding]:
+    if look.database is None:
+        return
+    async with look.database.transaction() as tx:
+        counts = await tx.queue.counts()
+    seen = ", ".join(f"{number} {state}" for state, number in sorted(counts.items())) or "empty"
+    stuck = counts.keys() - {"queued", "waiting"}
+    yield Finding("queue", seen, "See what does not move, and why: secir queue list" if stuck else "")
 
 
 async def bridge(look: Inspection) -> AsyncIterator[Finding]:
@@ -248,5 +261,6 @@ CHECKS: Final[tuple[tuple[str, Check], ...]] = (
     ("relay", relay),
     ("listener", listeners),
     ("groups", members),
+    ("queue", queue),
     ("bridge", bridge),
 )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -40,6 +41,8 @@ LONGEST_PAUSE: Final = 60.0
 """Seconds between two tries while the homeserver is away."""
 SHORTEST_ROUND: Final = 1.0
 """Seconds: a server that answers at once with nothing new is not asked more often."""
+NOT_THE_SAME_MS: Final = 1000
+"""A first answer is given at once, so its time limit may be anything."""
 DEEPEST_EVENT: Final = 100
 """Levels of nesting that an event may have; Synapse allows no more."""
 ENCRYPTED: Final = "m.room.encrypted"
@@ -153,6 +156,8 @@ class Sync:
             # The bot makes its rooms itself, and asks others in only after its first sync: nothing that is older was
             # meant for it. If the position was lost, old posts must not be sent out a second time.
             log.warning("sync.from_now", user=self._session.user_id)
+            # Synapse keeps its answers for two minutes, by what was asked: one of before would be no "now".
+            query["timeout"] = str(secrets.randbelow(NOT_THE_SAME_MS))
         else:
             query["since"] = since
         answer = await self._session.api.request("GET", "sync", query=query, timeout=wait + GRACE)
