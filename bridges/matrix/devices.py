@@ -114,9 +114,12 @@ class Devices:
         try:
             answer = await self._query(users)
             pins = await self._pins(users, answer, now)
-        except BaseException:
+            self._learn(users, answer, pins)
+        except BaseException:  # the store of the keys may fail too: whoever was not judged is asked for again
             self.changed(users)
             raise
+
+    def _learn(self, users: Sequence[str], answer: Mapping[str, Any], pins: Mapping[str, str | None]) -> None:
         heard = [user for user in users if isinstance(entry(answer, "device_keys").get(user), Mapping)]
         self._session.olm.learn_devices(_only(answer, heard))
         for user in users:
