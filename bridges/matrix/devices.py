@@ -119,7 +119,7 @@ class Devices:
             self.changed(users)
             raise
 
-    def _learn(self, users: Sequence[str], answer: Mapping[str, Any], pins: Mapping[str, str | None]) -> None:
+    def _learn(self, users: Sequence[str], answer: Mapping[str, Any], pins: Mapping[str, _Pin]) -> None:
         heard = [user for user in users if isinstance(entry(answer, "device_keys").get(user), Mapping)]
         self._session.olm.learn_devices(_only(answer, heard))
         for user in users:
