@@ -121,6 +121,8 @@ class Import:
         code = await child.ended
         if not killed and code != 0:
             raise PartFailed(f"secir contact {words[0]} ended with {code}:\n{output.read_text()[-2000:]}")
+        while not self._store.left_alone():  # noqa: ASYNC110 - it asks the database's server
+            await asyncio.sleep(0.01)
         # A killed one may have been done: anything there but the old key or the new one is a fault of the next check.
         there = dict(row.split("|")[:2] for row in self._store.ask(PEOPLE_AND_KEYS))
         if not killed or there.get(name) == key.fingerprint:

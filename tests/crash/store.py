@@ -35,6 +35,9 @@ class Store(Protocol):
     def unfinished(self) -> int:
         """Rows of work that are not done."""
 
+    def left_alone(self) -> bool:
+        """Whether nobody is at it any more: what a killed process had asked for is done, or never will be."""
+
 
 class SqliteStore:
     """A file below the bridge's folder."""
@@ -60,6 +63,10 @@ class SqliteStore:
 
     def unfinished(self) -> int:
         return int(self.ask(UNFINISHED)[0])
+
+    def left_alone(self) -> bool:
+        """There is no server that could go on."""
+        return True
 
 
 class PostgresStore:
@@ -90,3 +97,7 @@ class PostgresStore:
 
     def unfinished(self) -> int:
         return int(self.ask(UNFINISHED)[0])
+
+    def left_alone(self) -> bool:
+        others = "datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        return self.ask(f"SELECT count(*) FROM pg_stat_activity WHERE {others}") == ["0"]  # noqa: S608 - our own words
