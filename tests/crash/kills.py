@@ -69,11 +69,12 @@ async def run(synapse: Synapse, nursery: Nursery, store: Store, *, kills: int, r
         traffic = Traffic(scene, Random(random.random()))  # noqa: S311 - not a secret
         longest = await _longest_life(scene, traffic)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(traffic.run())
+            writing = tasks.create_task(traffic.run())
             for _ in range(kills):
                 await _live_and_die(scene.bridge, random, longest)
             await scene.bridge.start()
             traffic.finish()
+            await asyncio.wait_for(writing, DRAIN)
         allowed = max(FEW, REPEATED * kills)
         return await conclude(scene, kills=kills, allowed=allowed)
 

@@ -12,10 +12,11 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from bot import config, parts
 
-PRIMARY = re.compile(r"^pub:.*\n(?:fpr|tru):(?::*)([0-9A-F]{40}):", re.MULTILINE)
+PRIMARY: Final = re.compile(r"^pub:.*\nfpr:+([0-9A-F]{40}):", re.MULTILINE)
 
 
 def main(words: Sequence[str]) -> int:
