@@ -11,6 +11,7 @@ from typing import Final
 import pytest
 import pytest_asyncio
 
+from tests.parts.backlog import add_readers
 from tests.parts.faulty_relay import FaultyRelay, Step, Trouble, faulty_relay
 from tests.parts.people import MailMember
 from tests.parts.ports import LOOPBACK
@@ -74,16 +75,11 @@ async def got(person: MailMember, texts: list[str], *, within: float = RETRIED) 
 
 async def sick_readers(town: Town) -> list[MailMember]:
     """Further members by mail, one for each fault."""
-    list_key = town.boris.list_key
-
-    async def add(name: str) -> MailMember:
-        person = town.mail_member(name, f"{name.replace(' ', '.').lower()}@sick.example")
-        await town.bridge.cli("contact", "add", name, "--mail", person.address, "--key", str(person.key_file))
-        await town.bridge.cli("member", "add", GROUP, name, "--by", "mail")
-        person.learn_list_key(list_key)
-        return person
-
-    return list(await asyncio.gather(*(add(name) for name in SICK)))
+    people = [town.mail_member(name, f"{name.replace(' ', '.').lower()}@sick.example") for name in SICK]
+    await add_readers(town.bridge.config_file, GROUP, people)
+    for person in people:
+        person.learn_list_key(town.boris.list_key)
+    return people
 
 
 async def test_each_fault_that_passes_delays_its_own_reader_alone_and_order_is_kept(

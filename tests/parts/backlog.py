@@ -1,10 +1,12 @@
-"""Posts that wait for many readers by mail, sealed as the bridge seals and put straight into its database.
+"""Many readers by mail, and posts that wait for them, put straight into a bridge's database.
 
-A thousand deliveries by the way of real mails would take minutes; the bridge that finds these rows can't tell.
+A thousand deliveries by the way of real mails would take minutes, and so would some dozens of commands; the bridge that
+finds these rows can't tell. The posts are sealed as the bridge seals.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -12,10 +14,21 @@ from typing import Final
 from bot import config, parts
 from bridges.openpgp.safe import GnuPGSafe
 from storage.store import Store
+from tests.parts.people import MailMember
 from tests.parts.pgp import Person
 from trust.records import Door, Group, Member, MemberState, PublicKey, Role
 
 MESSAGE_ID: Final = "queued-{number:04}@lists.example"
+
+
+async def add_readers(config_file: Path, group_name: str, people: Sequence[MailMember]) -> None:
+    """Make people members by mail, each with the own key. The bridge may run."""
+    settings, now = config.load(config_file), datetime.now(UTC)
+    async with parts.open_database(settings) as database, parts.open_safe(settings) as safe:
+        for person in people:
+            key = await safe.read_key(person.person.public_key, now)
+            async with database.transaction() as tx:
+                await _reader(tx, await _group(tx, group_name), person.name, person.address, key)
 
 
 async def queue_posts(config_file: Path, group_name: str, *, readers: int, posts: int) -> list[str]:
@@ -27,9 +40,11 @@ async def queue_posts(config_file: Path, group_name: str, *, readers: int, posts
     async with parts.open_database(settings) as database, parts.open_safe(settings) as safe:
         keys = await _keys(safe, readers, now)
         async with database.transaction() as tx:
-            group = await tx.groups.by_name(group_name)
-            assert group is not None
-            members = [await _reader(tx, group, number, key) for number, key in enumerate(keys, 1)]
+            group = await _group(tx, group_name)
+            members = [
+                await _reader(tx, group, f"Reader {number}", f"reader{number:03}@{group_name}.example", key)
+                for number, key in enumerate(keys, 1)
+            ]
         for number in range(1, posts + 1):
             entity = f"Content-Type: text/plain\r\n\r\nQueued, number {number}\r\n".encode()
             sealed = await safe.seal(group, entity, keys)
@@ -63,9 +78,14 @@ async def _keys(safe: GnuPGSafe, count: int, now: datetime) -> list[PublicKey]:
         owner.close()
 
 
-async def _reader(tx: Store, group: Group, number: int, key: PublicKey) -> Member:
-    contact = await tx.contacts.add(f"Reader {number} of {group.name}")
-    address = f"reader{number:03}@{group.name}.example"
+async def _group(tx: Store, name: str) -> Group:
+    group = await tx.groups.by_name(name)
+    assert group is not None
+    return group
+
+
+async def _reader(tx: Store, group: Group, name: str, address: str, key: PublicKey) -> Member:
+    contact = await tx.contacts.add(name)
     await tx.contacts.add_address(contact.id, address, key)
     return await tx.members.add(
         group=group.id,

@@ -32,8 +32,6 @@ class Letter:
     text: str
     files: Mapping[str, bytes]
     signer: str | None
-    session_keys: int
-    """PKESK packets in the message: to how many keys it is encrypted."""
     message_id: str
     in_reply_to: str
     references: Sequence[str]
@@ -43,6 +41,11 @@ class Letter:
     """The armoured OpenPGP message."""
     at: float = 0.0
     """When the relay took it, by the monotonic clock."""
+
+    @property
+    def session_keys(self) -> int:
+        """PKESK packets in the message: to how many keys it is encrypted."""
+        return list_packets(self.message).count(PKESK)
 
     def outer_is_silent(self, words: Sequence[str]) -> bool:
         return not any(word in self.outer for word in words)
@@ -121,7 +124,7 @@ class MailMember:
         assert version.get_content_type() == "application/pgp-encrypted"
         message = sealed.get_payload(decode=True)
         assert isinstance(message, bytes)
-        opened = self.person.open(message, self.list_key)
+        opened = self.person.open(message)  # the list's key was learnt before
         inner = email.message_from_bytes(opened.data, policy=email.policy.default)
         assert isinstance(inner, EmailMessage)
         return Letter(
@@ -130,7 +133,6 @@ class MailMember:
             text=_text(inner),
             files={str(part.get_filename()): _data(part) for part in inner.iter_attachments()},
             signer=opened.signer,
-            session_keys=list_packets(message).count(PKESK),
             message_id=str(outer["Message-ID"]),
             in_reply_to=str(outer["In-Reply-To"] or ""),
             references=str(outer["References"] or "").split(),
