@@ -10,6 +10,7 @@ import asyncio
 import base64
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final, assert_never
@@ -21,7 +22,7 @@ from bridges.ports import Clock, Heading, MailDoor, Phrasebook, Safe, Sealed
 from storage.database import Database
 from storage.store import Store
 from trust import members as rules
-from trust.errors import AddressPaused, BrokenEncryption, NoUsableKey, SafeFault, SafeUnavailable, SecirError
+from trust.errors import AddressPaused, NoUsableKey, SafeFault, SafeUnavailable, SecirError
 from trust.keys import usable
 from trust.posts import Deliver, Refuse, Rules, Submission, judge
 from trust.records import Content, Door, Group, GroupId, MailAddress, Member, MemberId, Post, PublicKey
@@ -134,8 +135,9 @@ class Intake:
 
     async def _subject(self, draft: Draft) -> str:
         """For a room message: the subject it answers, else its first line, else the name of its file."""
-        if draft.parent and (answered := await self.reopen(draft.group, draft.parent)):
-            return "Re: " + answered.subject.removeprefix("Re: ")
+        with suppress(SafeUnavailable):  # what is answered can't be opened: no reason not to pass the answer on
+            if draft.parent and (answered := await self.reopen(draft.group, draft.parent)):
+                return "Re: " + answered.subject.removeprefix("Re: ")
         lines = [line.strip() for line in draft.content.text.splitlines() if line.strip()]
         if lines:
             return lines[0] if len(lines[0]) <= SUBJECT_LENGTH else lines[0][: SUBJECT_LENGTH - 1] + "…"
@@ -150,7 +152,7 @@ class Intake:
         try:
             sealed = await self._safe.seal(of, b"\r\n", ())
             await self._safe.reopen(of, sealed.packet, sealed.session_keys[of.key.fingerprint])
-        except (SafeFault, BrokenEncryption):
+        except SafeFault:
             return False
         return True
 

@@ -71,7 +71,7 @@ class Safe(Protocol):
         ...
 
     async def reopen(self, group: Group, packet: bytes, session_key: bytes) -> bytes:
-        """The entity inside a post of ours. Raises BrokenEncryption, SafeUnavailable, ListKeyMissing."""
+        """The entity inside a post of ours. Raises SafeUnavailable, ListKeyMissing."""
         ...
 
     async def seal(self, group: Group, entity: bytes, recipients: Sequence[PublicKey]) -> Sealed:

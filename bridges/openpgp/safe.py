@@ -18,7 +18,7 @@ from bridges.openpgp.home import Home
 from bridges.openpgp.keyring import Keyring
 from bridges.openpgp.process import Limits, Runner
 from bridges.ports import Opened, Sealed
-from trust.errors import BrokenEncryption, ListKeyMissing, PostRefusal, SafeUnavailable
+from trust.errors import ListKeyMissing, PostRefusal, SafeUnavailable
 from trust.records import Group, PublicKey
 
 
@@ -67,13 +67,16 @@ class GnuPGSafe:
             return await opening.open_message(self._runner, one.home, message, known, ring)
 
     async def reopen(self, group: Group, packet: bytes, session_key: bytes) -> bytes:
-        """As ``ports.Safe.reopen``: decrypted, and verified as signed by the list's key."""
+        """As ``ports.Safe.reopen``: decrypted, and verified as signed by the list's key.
+
+        We sealed it ourselves and it was whole, so what fails is GnuPG until it has failed often.
+        """
         one = await self._list(group)
         own = {group.key.fingerprint}
         try:
             return (await opening.open_message(self._runner, one.home, session_key + packet, own, ())).data
         except PostRefusal as error:
-            raise BrokenEncryption from error
+            raise SafeUnavailable from error
 
     async def seal(self, group: Group, entity: bytes, recipients: Sequence[PublicKey]) -> Sealed:
         """As ``ports.Safe.seal``."""
@@ -113,7 +116,7 @@ class GnuPGSafe:
             return Probe(version, signs=False, decrypts=False)
         try:
             back = await self.reopen(group, sealed.packet, sealed.session_keys[group.key.fingerprint])
-        except (SafeUnavailable, BrokenEncryption):
+        except SafeUnavailable:
             return Probe(version, signs=True, decrypts=False)
         return Probe(version, signs=True, decrypts=back == token)
 

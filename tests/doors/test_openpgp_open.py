@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bridges.openpgp import packets
-from bridges.openpgp.process import Limits
+from bridges.openpgp.process import Limits, Outcome, Runner
 from bridges.openpgp.safe import GnuPGSafe
 from tests.parts.pgp import Crowd, Person, write_by_rnp, write_by_sq
 from trust.errors import (
@@ -349,3 +351,23 @@ def split(message: bytes) -> tuple[bytes, bytes]:
     """The session-key packets and the data packet of a binary message."""
     parts = packets.split(message)
     return b"".join(key.framed for key in parts.session_keys), parts.packet
+
+
+# --- GnuPG itself fails once
+
+
+async def test_a_refusal_by_gnupg_is_believed_only_when_it_says_so_twice(
+    safe: GnuPGSafe, group: Group, anna: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The status of the first call is cut short, as when its agent goes away in the middle."""
+    run, cut = Runner.run, [True]
+
+    async def falters(self: Runner, home: Path, arguments: Sequence[str], **how: Any) -> Outcome:
+        outcome = await run(self, home, arguments, **how)
+        is_cut = "--decrypt" in arguments and cut.pop() if cut else False
+        return replace(outcome, status=outcome.status[:60], returncode=2) if is_cut else outcome
+
+    monkeypatch.setattr(Runner, "run", falters)
+    message = anna.seal(TEXT, group.key.data)
+    assert (await safe.open(group, message, [pinned(anna)])).data == TEXT
+    assert cut == []
