@@ -71,6 +71,11 @@ class Scene:
         return cls(store.name, bridge, ada, people, room, store, ledger, Mailboxes(sink, people))
 
     @property
+    def arrived(self) -> int:
+        """How many copies there are, repeated ones and all."""
+        return len(self.mailboxes.mails()) + len(self.ada.messages)
+
+    @property
     def missing(self) -> int:
         """How many copies are still to come."""
         came = Counter(reader for reader, _ in set(self.mailboxes.mails()))
