@@ -9,7 +9,7 @@ import errno
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,9 +29,10 @@ DRIVERS: Final = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncp
 BUSY_TIMEOUT_MS: Final = 10_000
 """How long SQLite waits for another process's transaction."""
 TURN_TIMEOUT_S: Final = 15
-"""How long anybody waits for SQLite's one connection: behind others that may wait for another process."""
-CONNECTIONS: Final = 30
-"""To PostgreSQL, kept open: as many as may want one at once. Opening one takes longer than a transaction."""
+"""How long anybody waits for a connection: on SQLite behind others that may wait for another process."""
+PLACES: Final = {"sqlite": 1, "postgresql": 6}
+"""Transactions at once. Few for PostgreSQL, too: connections that are always in use are always open, and to open one
+takes longer than a transaction."""
 STATEMENT_TIMEOUT_S: Final = 60
 """How long PostgreSQL may take for one statement before it counts as away."""
 PRAGMAS: Final = (
@@ -55,7 +56,7 @@ class Database:
         self._url = _with_driver(url)
         self._sealer = Sealer(secret)
         self._engine = _engine(self._url)
-        self._turns = Turns(TURN_TIMEOUT_S) if self._url.get_backend_name() == "sqlite" else None
+        self._turns = Turns(TURN_TIMEOUT_S, places=PLACES[self._url.get_backend_name()])
         self._tenancy = Tenancy(self._engine)
 
     async def open(self) -> None:
@@ -106,11 +107,8 @@ class Database:
         An ``urgent`` one goes before those that wait: for what was done out there, and must not be done again.
         """
         with _faults():
-            async with self._turn(urgent=urgent), self._engine.begin() as connection:
+            async with self._turns.mine(urgent=urgent), self._engine.begin() as connection:
                 yield Store(connection, self._sealer)
-
-    def _turn(self, *, urgent: bool) -> AbstractAsyncContextManager[None]:
-        return self._turns.mine(urgent=urgent) if self._turns else nullcontext()
 
     async def _found(self) -> str | None:
         with _faults():
@@ -152,7 +150,7 @@ def _engine(url: URL, *, foreign_keys: bool = True) -> AsyncEngine:
         return _sqlite_engine(url, foreign_keys=foreign_keys)
     timeouts = {"timeout": 10, "command_timeout": STATEMENT_TIMEOUT_S}
     return create_async_engine(
-        url, hide_parameters=True, pool_pre_ping=True, pool_size=CONNECTIONS, connect_args=timeouts
+        url, hide_parameters=True, pool_pre_ping=True, pool_size=PLACES["postgresql"] + 1, connect_args=timeouts
     )
 
 

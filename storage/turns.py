@@ -1,4 +1,4 @@
-"""Who has SQLite's one connection next: what can't wait goes first, all others in the order they came."""
+"""Who has a connection next: what can't wait goes first, all others in the order they came."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 
 
 class Turns:
-    """A queue in front of one connection. ``longest`` is how many seconds anybody waits."""
+    """A queue in front of so many ``places``. ``longest`` is how many seconds anybody waits."""
 
-    def __init__(self, longest: float) -> None:
+    def __init__(self, longest: float, *, places: int) -> None:
         self._longest = longest
-        self._is_taken = False
+        self._free = places
         self._urgent: deque[asyncio.Future[None]] = deque()
         self._others: deque[asyncio.Future[None]] = deque()
 
@@ -27,8 +27,8 @@ class Turns:
             self._pass_on()
 
     async def _wait(self, queue: deque[asyncio.Future[None]]) -> None:
-        if not self._is_taken:
-            self._is_taken = True
+        if self._free:
+            self._free -= 1
             return
         turn = asyncio.get_running_loop().create_future()
         queue.append(turn)
@@ -49,4 +49,4 @@ class Turns:
                 if not turn.done():
                     turn.set_result(None)
                     return
-        self._is_taken = False
+        self._free += 1

@@ -1,4 +1,4 @@
-"""SQLite's one connection: urgent work first, then in order, and nobody waits for ever."""
+"""The connections of a database: urgent work first, then in order, and nobody waits for ever."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ async def a_turn(turns: Turns, name: str, seen: list[str], *, urgent: bool = Fal
 
 
 async def test_urgent_ones_go_first_and_the_others_in_their_order() -> None:
-    turns, seen = Turns(5), list[str]()
+    turns, seen = Turns(5, places=1), list[str]()
     async with turns.mine(urgent=False):
         tasks = [asyncio.create_task(a_turn(turns, name, seen, urgent=name.isupper())) for name in "abCdE"]
         await asyncio.sleep(0)
@@ -25,7 +25,7 @@ async def test_urgent_ones_go_first_and_the_others_in_their_order() -> None:
 
 
 async def test_who_waits_too_long_gives_up_and_the_next_one_is_not_forgotten() -> None:
-    turns, seen = Turns(0.05), list[str]()
+    turns, seen = Turns(0.05, places=1), list[str]()
     async with turns.mine(urgent=False):
         with pytest.raises(TimeoutError):
             await a_turn(turns, "late", seen)
@@ -36,7 +36,7 @@ async def test_who_waits_too_long_gives_up_and_the_next_one_is_not_forgotten() -
 
 
 async def test_a_turn_that_comes_to_one_who_just_left_goes_to_the_next() -> None:
-    turns, seen = Turns(5), list[str]()
+    turns, seen = Turns(5, places=1), list[str]()
     async with turns.mine(urgent=False):
         left, stays = [asyncio.create_task(a_turn(turns, name, seen)) for name in ("left", "stays")]
         await asyncio.sleep(0)
