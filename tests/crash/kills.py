@@ -112,4 +112,7 @@ async def conclude(scene: Scene, *, kills: int, allowed: float) -> Outcome:
     faults += await asyncio.to_thread(scene.store.faults)
     copies = await scene.copies()
     faults += scene.ledger.wrong(copies)
-    return Outcome(scene.name, kills, scene.ledger.judge(copies), tuple(faults), allowed, scene.bridge.log)
+    verdict = scene.ledger.judge(copies)
+    if verdict.twice_by_mail > allowed:
+        faults.append(f"{verdict.twice_by_mail} mails came twice, and at most {allowed:.0f} may")
+    return Outcome(scene.name, kills, verdict, tuple(faults), allowed, scene.bridge.log)

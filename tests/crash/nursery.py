@@ -21,6 +21,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn, Self
 
+from tests.parts.processes import PartFailed
+
 PRODUCT: Final = "bot.__main__:main"
 LIBRARIES: Final = (
     *("bot.__main__", "bot.app", "aiosqlite", "asyncpg"),
@@ -28,6 +30,8 @@ LIBRARIES: Final = (
     *(f"bot.cli.{name}" for name in ("contacts", "groups", "identity", "members", "running", "setup")),
     *("tests.parts.dies_at", "tests.crash.rings"),
 )
+NOBODY: Final = 0
+"""In the place of a process id, when there will be none."""
 CRASHED: Final = 70
 """Exit code of a child that raised (sysexits.h, EX_SOFTWARE)."""
 
@@ -82,7 +86,10 @@ class Nursery:
         errors: Path | None = None,
         program: str = PRODUCT,
     ) -> Child:
-        """Run ``program`` (module:function) with ``words``; what it prints is appended to ``output``."""
+        """Run ``program`` (module:function) with ``words``; what it prints is appended to ``output``.
+
+        Raises PartFailed if the process that forks is gone, as it is if the product can't be loaded.
+        """
         order = {
             "program": program,
             "words": list(words),
@@ -93,7 +100,11 @@ class Nursery:
         assert self._process.stdin is not None
         async with self._one_at_a_time:
             self._process.stdin.write(json.dumps(order).encode() + b"\n")
-            return self._children[await self._born.get()]
+            pid = await self._born.get()
+        if pid == NOBODY:
+            self._born.put_nowait(NOBODY)
+            raise PartFailed("The process that forks has ended: what it said is above.")
+        return self._children[pid]
 
     async def _read(self) -> None:
         assert self._process.stdout is not None
@@ -104,6 +115,7 @@ class Nursery:
                 self._born.put_nowait(told["born"])
             else:
                 self._children.pop(told["ended"]).ended.set_result(told["code"])
+        self._born.put_nowait(NOBODY)
 
 
 # --- the process that forks ------------------------------------------------------------------------------------------
