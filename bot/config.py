@@ -214,7 +214,7 @@ class Relay(Section):
         timedelta(seconds=60),
         ge=timedelta(seconds=1),
         le=timedelta(minutes=10),
-        description="How long to wait for each answer of the server.",
+        description="How long to wait for each answer of the server, up to the mail itself.",
     )
     connections: int = Field(
         8,
