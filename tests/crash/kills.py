@@ -19,7 +19,7 @@ from tests.parts.synapse import Synapse
 MEMBERS: Final = 5
 SHORTEST: Final = 0.02
 """Seconds that a life lasts at least."""
-LONGEST: Final = (1.0, 4.0)
+LONGEST: Final = (2.0, 4.0)
 """Seconds, at least and at most, of the longest life at work."""
 LONGER, SHORTER = 1.1, 0.97
 """How the longest life changes after one in which nothing arrived anywhere, and after one in which something did: about

@@ -15,7 +15,7 @@ from tests.parts.traffic import Answer, hand_over
 
 AGAIN: Final = 0.1
 """Seconds until a mail that was not taken is handed over again."""
-PAUSE: Final = (1.0, 4.0)
+PAUSE: Final = (1.5, 5.0)
 """Seconds between two posts of one writer."""
 MOST_WAITING: Final = 40
 """Copies on their way, beyond which nobody writes: the bridge lives only half of the time."""
