@@ -141,11 +141,14 @@ class Runner:
                 await process.wait()
 
     def _restrain(self, pid: int) -> None:
-        """Cap memory, forbid core dumps (they would hold plain text). Its input has not been written yet."""
+        """Cap memory. Its input has not been written yet.
+
+        Core dumps, which would hold plain text, GnuPG turns off itself, and ends if it can't: a hard limit that we set
+        at the same moment made it end, once in some thousand calls.
+        """
         memory = self.limits.memory_bytes
         with contextlib.suppress(ProcessLookupError):
             resource.prlimit(pid, resource.RLIMIT_AS, (memory, memory))
-            resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
 
 
 def full(fingerprint: Fingerprint) -> str:
