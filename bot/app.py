@@ -214,8 +214,11 @@ class Bridge:
                 await self._wind_down(working)
                 for task in [*endless, *working]:
                     task.cancel()
-        except* SecirError as found:
-            raise found.exceptions[0] from None
+        except BaseExceptionGroup as group:
+            # What ends the bridge cancels the rest, which may fail at that in ways that say nothing.
+            if (known := group.subgroup(SecirError)) is None:
+                raise
+            raise _first_leaf(known) from None
 
     async def _stay_alone(self) -> None:
         """Raises AnotherInstance when a second bridge took the database while it was out of our reach."""
@@ -270,6 +273,11 @@ class Bridge:
 
     async def close(self) -> None:
         await self._safe.close()
+
+
+def _first_leaf(group: BaseExceptionGroup[SecirError]) -> SecirError:
+    first = group.exceptions[0]
+    return _first_leaf(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 async def run(config: Config) -> None:
