@@ -25,9 +25,10 @@ demo: parts ## Show a conversation between an encrypted room and OpenPGP mail (K
 	@$(BIN)/python -m demo $(if $(KEEP),--keep)
 
 test: parts ## Run every test, on real Synapse, GnuPG, SMTP, SQLite and PostgreSQL (ARGS="-k room" for some)
-	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile -m "not long" $(ARGS)
 
-crash: parts ## Kill the bridge hundreds of times and count what is lost: nothing, in 15 minutes (KILLS=20: in five)
+crash: parts ## Long outages and loads, then kill the bridge hundreds of times: what is lost? (KILLS=20 for fewer)
+	@$(BIN)/python -m pytest -m long
 	@$(BIN)/python -m tests.crash
 
 check: .venv/.stamp ## Format, lint, types, import rules, unit and docs tests: under a minute

@@ -42,6 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "deadline(seconds): how long this test may take")
+    config.addinivalue_line("markers", "long: load and outages of minutes: run by make crash, not by make test")
     if config.getoption("shuffle") == "":
         config.option.shuffle = str(random.randrange(10**6))  # noqa: S311 - not a secret
 

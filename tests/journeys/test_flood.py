@@ -98,6 +98,7 @@ def is_queued(mail: Collected) -> bool:
     return mail.recipients[0].endswith(f"@{OTHER}.example")
 
 
+@pytest.mark.long
 @pytest.mark.deadline(300)
 async def test_a_thousand_deliveries_to_sick_mailboxes_or_a_dead_relay_delay_no_other_group(town: Town) -> None:
     relay = relay_of(town)

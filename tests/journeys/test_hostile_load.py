@@ -18,7 +18,7 @@ from tests.parts.synapse import Synapse
 from tests.parts.town import Town
 from tests.parts.traffic import Figures, Writer, heard
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.long]
 
 OTHER: Final = "attacked"
 OTHER_LIST: Final = "attacked@lists.example"

@@ -48,6 +48,7 @@ def delays(writer: Writer, reader: MailMember, *, since: float, until: float) ->
     return Figures(tuple(max(0.0, arrived[mail.text] - mail.taken_at) for mail in taken))
 
 
+@pytest.mark.long
 @pytest.mark.deadline(240)
 async def test_a_homeserver_that_is_away_for_a_minute_delays_no_mail_and_gets_every_post_once_in_order(
     town: Town,
@@ -116,6 +117,7 @@ async def test_a_bridge_that_starts_while_the_homeserver_is_away_takes_mail_and_
     await town.ada.wait_for(text, CAUGHT_UP)
 
 
+@pytest.mark.long
 async def test_more_than_a_hundred_messages_said_while_the_bridge_was_down_arrive_once_in_order(town: Town) -> None:
     """So many that the homeserver leaves some out of its answer (``limited``), and they must be asked for."""
     said = [f"[gap {number:03}]" for number in range(1, 106)]
